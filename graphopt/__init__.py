@@ -1,0 +1,1 @@
+"""ONNX graph-level optimizer: rewrites a model, proves the result, measures it."""

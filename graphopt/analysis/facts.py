@@ -1,0 +1,79 @@
+"""What rules ask about a graph: constants, uses, opset, shapes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import onnx_ir as ir
+
+if TYPE_CHECKING:
+    from graphopt.passbase import Context
+
+__all__ = ["Facts", "attribute", "is_constant", "tensor_of"]
+
+
+def tensor_of(value: ir.Value | None) -> ir.TensorProtocol | None:
+    """Return the tensor of a constant, without reading its data; ``None`` for a variable.
+
+    A constant is an initializer that is not a graph input (the caller could override it), or
+    the output of a ``Constant`` node.
+    """
+    if value is None or value.is_graph_input():
+        return None
+    if value.is_initializer():
+        return value.const_value
+    producer = value.producer()
+    if producer is not None and producer.op_type == "Constant" and not producer.domain:
+        return ir.convenience.get_const_tensor(value)
+    return None
+
+
+def is_constant(value: ir.Value | None) -> bool:
+    """Whether ``value`` is the same in every run (see ``tensor_of``)."""
+    return tensor_of(value) is not None
+
+
+def attribute(node: ir.Node, name: str, default: object = None) -> object:
+    """Return the Python value of an attribute, or ``default`` where it is not set."""
+    attr = node.attributes.get(name)
+    return default if attr is None or attr.is_ref() else attr.value
+
+
+class Facts:
+    """A view of one model for the time of one run of a driver.
+
+    Attributes:
+        model: The model.
+        context: What the run shares; a rule that must execute something asks it.
+    """
+
+    def __init__(self, model: ir.Model, context: Context) -> None:
+        self.model = model
+        self.context = context
+
+    @property
+    def opset(self) -> int:
+        """Version of the ONNX operator set that the model imports; 0 where it imports none."""
+        return self.model.opset_imports.get("", 0)
+
+    def array(
+        self, value: ir.Value | None, max_elements: int | None = None
+    ) -> np.ndarray | None:
+        """Return the data of a constant; ``None`` for a variable or a larger constant."""
+        tensor = tensor_of(value)
+        if tensor is None or tensor.dtype == ir.DataType.UNDEFINED:
+            return None
+        if max_elements is not None and tensor.size > max_elements:
+            return None
+        return tensor.numpy()
+
+    def only_use(self, value: ir.Value) -> ir.Node | None:
+        """Return the one node that uses ``value``, once; ``None`` if it has any other use."""
+        uses = value.uses()
+        if len(uses) != 1 or value.is_graph_output():
+            return None
+        return next(iter(uses)).node
+
+    def forget(self) -> None:
+        """Drop what was cached: the graph has changed."""

@@ -1,0 +1,171 @@
+"""The ledger: every rewrite of a run under its running number, and every reason not to.
+
+The number of an application is what bisecting cuts on (``limit``); the entries are what
+explanations read. A pass never writes here itself: ``graphopt.edit`` does.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Iterator
+
+__all__ = ["Application", "Ledger", "NodeRecord", "Skip", "WeightRecord"]
+
+
+@dataclasses.dataclass(frozen=True)
+class NodeRecord:
+    """A node as the ledger remembers it."""
+
+    name: str
+    op_type: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class WeightRecord:
+    """An initializer as the ledger remembers it; the values are not kept."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    size_bytes: int
+
+
+@dataclasses.dataclass
+class Application:
+    """One numbered application of one rule.
+
+    Attributes:
+        number: Running number in the run, from 1.
+        pass_name: Name of the pass the rule belongs to.
+        rule: Name of the rule, or of the pass's own step.
+        anchor: Name of the node the rule was tried on (or of the tensor).
+        note: What was done, in words; may be empty.
+        nodes_removed, nodes_added, nodes_changed: Nodes before and after. A changed node is
+            given as it is afterwards.
+        weights_removed, weights_added: Initializers before and after. A weight whose values
+            changed appears in both.
+        values_replaced: Old value name -> name of the value that now carries its data.
+        undone: Why the application was taken back; empty when it stands.
+    """
+
+    number: int
+    pass_name: str
+    rule: str
+    anchor: str
+    note: str = ""
+    nodes_removed: list[NodeRecord] = dataclasses.field(default_factory=list)
+    nodes_added: list[NodeRecord] = dataclasses.field(default_factory=list)
+    nodes_changed: list[NodeRecord] = dataclasses.field(default_factory=list)
+    weights_removed: list[WeightRecord] = dataclasses.field(default_factory=list)
+    weights_added: list[WeightRecord] = dataclasses.field(default_factory=list)
+    values_replaced: dict[str, str] = dataclasses.field(default_factory=dict)
+    undone: str = ""
+
+    def summary(self) -> str:
+        """Return the entry in one line."""
+        parts = []
+        for sign, nodes in (("-", self.nodes_removed), ("+", self.nodes_added)):
+            parts += [f"{sign}{node.op_type}({node.name})" for node in nodes[:4]]
+            if len(nodes) > 4:
+                parts.append(f"{sign}{len(nodes) - 4} more nodes")
+        old = sum(weight.size_bytes for weight in self.weights_removed)
+        new = sum(weight.size_bytes for weight in self.weights_added)
+        if old != new:
+            parts.append(f"weights {old} -> {new} bytes")
+        what = self.note or ", ".join(parts)
+        undone = f" [undone: {self.undone}]" if self.undone else ""
+        return (
+            f"#{self.number} {self.pass_name}/{self.rule} at {self.anchor!r}: {what}{undone}"
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Skip:
+    """A node (or weight) that a rule looked at and left alone, and why."""
+
+    pass_name: str
+    rule: str
+    anchor: str
+    op_type: str
+    reason: str
+
+
+class Ledger:
+    """The record of one run.
+
+    Args:
+        limit: Apply at most this many rewrites; ``None`` for no limit. With a limit of N the
+            first N applications of an unlimited run are made, and no other.
+    """
+
+    def __init__(self, limit: int | None = None) -> None:
+        if limit is not None and limit < 0:
+            raise ValueError(f"limit must be >= 0, got {limit}")
+        self.limit = limit
+        self.applications: list[Application] = []
+        self._skips: dict[tuple[str, str, str], Skip] = {}
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether the limit is reached, so that nothing more may be applied."""
+        return self.limit is not None and len(self.applications) >= self.limit
+
+    def open(self, pass_name: str, rule: str, anchor: str) -> Application:
+        """Return a new entry with the next number. The caller checks ``exhausted`` first."""
+        entry = Application(len(self.applications) + 1, pass_name, rule, anchor)
+        self.applications.append(entry)
+        self._skips.pop((pass_name, rule, anchor), None)
+        return entry
+
+    def drop(self, entry: Application) -> None:
+        """Take back ``entry``, the latest one: it changed nothing."""
+        last = self.applications.pop()
+        assert last is entry, "only the latest entry can be dropped"
+
+    def skip(self, pass_name: str, rule: str, anchor: str, op_type: str, reason: str) -> None:
+        """Remember why ``anchor`` was left alone; the latest reason replaces earlier ones."""
+        key = (pass_name, rule, anchor)
+        self._skips[key] = Skip(pass_name, rule, anchor, op_type, reason)
+
+    @property
+    def skips(self) -> list[Skip]:
+        """What was left alone, in the order it was first noticed."""
+        return list(self._skips.values())
+
+    def applied(self, pass_name: str | None = None) -> list[Application]:
+        """Return the applications that stand, of one pass or of all."""
+        return [
+            entry
+            for entry in self.applications
+            if not entry.undone and pass_name in (None, entry.pass_name)
+        ]
+
+    def history(self, name: str) -> Iterator[Application]:
+        """Yield the applications that touched the node, value or weight ``name``.
+
+        A name is followed through replacements: what carries its data now has its history.
+        """
+        names = {name}
+        for entry in reversed(self.applications):
+            for old, new in entry.values_replaced.items():
+                if new in names:
+                    names.add(old)
+        for entry in self.applications:
+            if names & set(_names(entry)):
+                yield entry
+
+    def __len__(self) -> int:
+        return len(self.applications)
+
+
+def _names(entry: Application) -> Iterable[str]:
+    yield entry.anchor
+    for node in (*entry.nodes_removed, *entry.nodes_added, *entry.nodes_changed):
+        yield node.name
+        yield from node.outputs
+    for weight in (*entry.weights_removed, *entry.weights_added):
+        yield weight.name
+    yield from entry.values_replaced
+    yield from entry.values_replaced.values()

@@ -1,0 +1,1 @@
+"""Networks, data, training, distillation and export, in PyTorch, before graphopt."""

@@ -1,0 +1,1 @@
+"""Dynamic and static int8 quantization."""

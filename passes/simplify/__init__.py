@@ -1,0 +1,1 @@
+"""Exact simplifications: fold, eliminate, deduplicate."""

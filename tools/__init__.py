@@ -1,0 +1,1 @@
+"""Pass-by-pass debugging scripts and benchmarks, one file each."""
