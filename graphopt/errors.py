@@ -24,7 +24,7 @@ __all__ = [
     "OutputError",
     "PassError",
     "PipelineError",
-    "RuntimeFailure",
+    "ExecutionError",
     "SamplesError",
     "ValidationError",
     "nearest",
@@ -98,7 +98,7 @@ class PassError(GraphoptError):
     exit_code = EXIT_DEFECT
 
 
-class RuntimeFailure(GraphoptError):
+class ExecutionError(GraphoptError):
     """onnxruntime refused a model, failed while running it, or died of a signal."""
 
     family = "runtime"
