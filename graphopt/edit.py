@@ -217,7 +217,9 @@ class Edit:
     def remove_initializer(self, value: ir.Value) -> None:
         """Drop an initializer that nothing uses any more."""
         graph, name = value.graph, value.name
-        assert graph is not None and name and not value.is_graph_input()
+        assert graph is not None
+        assert name
+        assert not value.is_graph_input(), "a graph input is part of the interface"
         if value.const_value is not None:
             self.entry.weights_removed.append(_weight_record(name, value.const_value))
         del graph.initializers[name]
@@ -353,8 +355,8 @@ class Edit:
         self.entry.nodes_removed += [
             record_of(n) for n in self._removed if n not in self._added
         ]
-        for graph, nodes in by_graph.items():
-            graph.remove(nodes, safe=True)
+        for graph, gone in by_graph.items():
+            graph.remove(gone, safe=True)
         self.entry.nodes_added += [record_of(n) for n in self._added if n.graph is not None]
         self.entry.nodes_changed += [
             record_of(n) for n in self._changed if n.graph is not None

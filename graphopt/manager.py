@@ -47,7 +47,9 @@ class Instrument(Protocol):
     the last (``next_`` is ``None``). The manager knows nothing of what an instrument does.
     """
 
-    def __call__(self, previous: Step | None, model: ir.Model, next_: Pass | None) -> None: ...
+    def __call__(self, previous: Step | None, model: ir.Model, next_: Pass | None) -> None:
+        """Look on between ``previous`` and ``next_``."""
+        ...
 
 
 class PassManager:

@@ -23,7 +23,7 @@ def load(text: str, opset: int = 21) -> ir.Model:
 
 
 def text_of(model: ir.Model) -> str:
-    """Return the text of ``model`` without value_info, which onnx_ir re-emits for initializers."""
+    """Return the text of ``model`` without node names and re-emitted value_info."""
     proto = ir.to_proto(model)
     del proto.graph.value_info[:]
     for node in proto.graph.node:
