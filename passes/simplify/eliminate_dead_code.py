@@ -1,0 +1,79 @@
+"""Eliminate nodes and initializers that nothing uses.
+
+Before -> after::
+
+    y = Relu(x)                 y = Relu(x)
+    z = Exp(y)           ->     (removed)          # only y is a graph output
+    W: initializer without a use                   (removed)
+
+Preconditions, per node:
+    1. None of its outputs is used or is a graph output.
+    2. Its operator is from the ONNX standard or onnxruntime's ``com.microsoft``, where none has
+       a side effect, or is a model-local function; what another domain's operator does is not
+       known.
+
+Preconditions, per initializer:
+    3. Nothing uses it, and it is not a graph output.
+    4. It is not a graph input: the interface stays.
+
+Numerics: exact.
+Scope: main graph and subgraphs; model-local functions are not visited.
+Reference: https://onnx.ai/onnx/repo-docs/IR.html#graphs
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import ClassVar
+
+import onnx_ir as ir
+
+from graphopt.analysis.facts import Facts
+from graphopt.edit import Edit, Rewrite, Rewriter
+from graphopt.passbase import Context, Promise
+from graphopt.rewrite import Reason, Rule, RulePass
+
+__all__ = ["EliminateDeadCode"]
+
+PURE_DOMAINS = ("", "ai.onnx.ml", "com.microsoft")
+
+
+@dataclasses.dataclass(frozen=True)
+class EliminateDeadCode(RulePass):
+    """Eliminate unused nodes and initializers; see the module docstring for the contract."""
+
+    name: ClassVar[str] = "eliminate-dead-code"
+    promise: ClassVar[Promise] = Promise.EXACT
+
+    def rules(self, context: Context) -> Sequence[Rule]:
+        """Return the rule for nodes; initializers follow in ``finish``."""
+        del context
+        return [Rule("unused-node", (), _match)]
+
+    def finish(self, model: ir.Model, rewriter: Rewriter) -> None:
+        """Drop all unused initializers in one application."""
+        # 3. and 4.
+        unused = [
+            value
+            for graph in model.graphs()
+            for value in graph.initializers.values()
+            if not value.uses() and not value.is_graph_input() and not value.is_graph_output()
+        ]
+
+        def rewrite(edit: Edit) -> None:
+            for value in unused:
+                edit.remove_initializer(value)
+
+        if unused:
+            rewriter.apply("unused-initializers", model.graph.name or "graph", rewrite)
+
+
+def _match(node: ir.Node, facts: Facts) -> Rewrite | Reason | None:
+    # 1.
+    if any(value.uses() or value.is_graph_output() for value in node.outputs):
+        return None
+    # 2.
+    if node.domain not in PURE_DOMAINS and node.op_identifier() not in facts.model.functions:
+        return Reason(f"operators of domain {node.domain!r} may have side effects")
+    return lambda edit: edit.remove(node)
