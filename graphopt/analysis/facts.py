@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx_ir as ir
@@ -34,7 +34,7 @@ def is_constant(value: ir.Value | None) -> bool:
     return tensor_of(value) is not None
 
 
-def attribute(node: ir.Node, name: str, default: object = None) -> object:
+def attribute(node: ir.Node, name: str, default: Any = None) -> Any:
     """Return the Python value of an attribute, or ``default`` where it is not set."""
     attr = node.attributes.get(name)
     return default if attr is None or attr.is_ref() else attr.value

@@ -8,9 +8,9 @@ Before -> after::
 
 Preconditions, per node:
     1. None of its outputs is used or is a graph output.
-    2. Its operator is from the ONNX standard or onnxruntime's ``com.microsoft``, where none has
-       a side effect, or is a model-local function; what another domain's operator does is not
-       known.
+    2. Its operator is from the ONNX standard or onnxruntime's ``com.microsoft``, where none
+       has a side effect, or is a model-local function; what another domain's operator does is
+       not known.
 
 Preconditions, per initializer:
     3. Nothing uses it, and it is not a graph output.

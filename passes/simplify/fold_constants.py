@@ -9,12 +9,12 @@ Before -> after::
     c = Constant()       ->     c is an initializer
 
 Preconditions, per node:
-    1. All its inputs are constants: initializers that are not graph inputs, or folded before. For
-       ``Shape`` and ``Size`` the shape of the input is enough.
+    1. All its inputs are constants: initializers that are not graph inputs, or folded before.
+       For ``Shape`` and ``Size`` the shape of the input is enough.
     2. It is an operator of the ONNX standard that gives the same answer each time, has no
        subgraph, and is not ``DequantizeLinear``: folding that would undo a quantization.
-    3. It does not feed a graph output through ``Identity`` or ``Constant`` alone: a graph output
-       needs a node.
+    3. It is not an ``Identity`` or a ``Constant`` that is a graph output: a graph output needs
+       a node.
     4. The file does not grow by more than ``max_bytes`` over the whole run. What an operator
        would produce is bounded before it is computed (``Expand``, ``Tile``, ``Range`` …).
     5. onnxruntime can compute it; what it refuses (a division by zero, an index out of range)
@@ -102,7 +102,7 @@ def _fold_shape(node: ir.Node, facts: Facts) -> Rewrite | Reason | None:
     if x is None or x.shape is None:
         return Reason("the shape of its input is not known")
     start, end = attribute(node, "start", 0), attribute(node, "end")
-    dims = x.shape.dims[start:end] if node.op_type == "Shape" else x.shape.dims  # type: ignore[misc]
+    dims = x.shape.dims[start:end] if node.op_type == "Shape" else x.shape.dims
     if not all(isinstance(dim, int) for dim in dims):
         return Reason("its input has dimensions that are not fixed")
     sizes = np.array(dims, np.int64)

@@ -8,7 +8,7 @@ Preconditions, per value:
     1. Its type, its shape or one of its dimensions is unknown. What the file states is kept.
 
 Numerics: exact; no operator changes.
-Scope: main graph and subgraphs; graph inputs and outputs are the interface and stay as declared.
+Scope: main graph and subgraphs; graph inputs and outputs stay as they are declared.
 Leaves alone: bodies of model-local functions; the whole model where onnx finds a contradiction
 in it (the summary then says which).
 Reference: https://onnx.ai/onnx/api/shape_inference.html
