@@ -125,6 +125,10 @@ class Context:
             self._runtime = Runtime()
         return self._runtime
 
+    def share(self, runtime: Runtime) -> None:
+        """Use a runtime that the caller owns and closes."""
+        self._runtime = runtime
+
     def rewriter(self, model: ir.Model, pass_: Pass) -> Rewriter:
         """Return what ``pass_`` edits ``model`` with."""
         return Rewriter(model, pass_.name, self.ledger, self.guards)

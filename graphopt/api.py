@@ -1,0 +1,382 @@
+"""``optimize`` and ``validate``: the whole life of a model in one call each."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import logging
+import os
+import pathlib
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+
+from graphopt import model_io, pipeline
+from graphopt.errors import SamplesError, ValidationError
+from graphopt.ledger import Ledger
+from graphopt.manager import Instrument, PassManager, Step
+from graphopt.passbase import Context, Pass, Progress, Promise, Target
+from graphopt.report.summary import ModelSummary, summarize
+from graphopt.rewrite import Fixpoint
+from graphopt.runtime import Latency, Runtime
+from graphopt.samples import Samples
+from graphopt.validation import Comparison, Tolerance, compare
+
+__all__ = ["Options", "Result", "SamplesLike", "Source", "optimize", "validate"]
+
+logger = logging.getLogger(__name__)
+
+Source: TypeAlias = "str | os.PathLike[str] | onnx.ModelProto"
+Feeds: TypeAlias = Sequence[Mapping[str, np.ndarray]]
+SamplesLike: TypeAlias = "Samples | str | os.PathLike[str] | Feeds | Any"
+"""Samples, a path to them, a list of feeds, or a ``CalibrationDataReader``."""
+
+SLOWER_THAN = 0.97
+"""A result below this ratio of the original's speed counts as slower. Interleaved one-thread
+medians of equal models repeat within 3 % (see ``graphopt.runtime.latency``)."""
+
+EFFORT = (20, 60)
+"""Repetitions of the first measurement, and of the one that must confirm a slower result."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """How ``optimize`` goes about its work; what it does is the pipeline's matter.
+
+    Attributes:
+        emit: Which operators may be emitted.
+        quality: Share of the original's quality, in (0, 1], that a lossy pipeline must keep by
+            ``metric``; ``None``: its loss is reported and not judged.
+        metric: ``"cosine"``, ``"top1"`` or ``"sqnr"``.
+        tolerance: What ``exact`` and ``close`` pipelines may differ by; ``None``: their own.
+        allow_slower: Keep steps that make the model slower (smaller may be what is wanted).
+        measure: Measure latency. Without it nothing is said about speed.
+        external_data: Whether weights go to a file of their own.
+        seed: Seed of everything random.
+        limit: Make at most this many rewrites (for bisecting).
+        safe: Check the model after every rewrite; undo and name the ones that break it.
+    """
+
+    emit: Target = Target.STANDARD
+    quality: float | None = None
+    metric: str = "cosine"
+    tolerance: Tolerance | None = None
+    allow_slower: bool = False
+    measure: bool = True
+    external_data: model_io.ExternalData = "auto"
+    seed: int = 0
+    limit: int | None = None
+    safe: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """What ``optimize`` returns.
+
+    Attributes:
+        model: The optimized model.
+        before, after: Size, nodes, parameters … of the original and of the result.
+        comparison: The proof: original and result on the same samples in onnxruntime.
+        latency: Measured latency of the original and of the result; empty if not measured.
+        ledger: Every rewrite, and every reason not to.
+        steps: One entry a pass that was run.
+        left_out: Text of a pass that did not pay -> why it was left out.
+        saved: What was written, if an output was given.
+        artifacts: What passes published: plans, tables.
+    """
+
+    model: ir.Model
+    before: ModelSummary
+    after: ModelSummary
+    comparison: Comparison
+    latency: tuple[Latency, ...]
+    ledger: Ledger
+    steps: tuple[Step, ...]
+    left_out: Mapping[str, str]
+    saved: model_io.Saved | None
+    artifacts: Mapping[str, Any]
+
+    @property
+    def speedup(self) -> float | None:
+        """How many times faster than the original; ``None`` if not measured."""
+        return speedup_of(self.latency)
+
+    def save(
+        self, path: str | os.PathLike[str], external_data: model_io.ExternalData = "auto"
+    ) -> model_io.Saved:
+        """Write the model, whole or not at all.
+
+        Raises:
+            ValidationError: The model did not validate; it is not written.
+            OutputError: ``path`` cannot be written.
+        """
+        require_valid(self.comparison)
+        return model_io.save(self.model, path, external_data=external_data)
+
+
+def require_valid(comparison: Comparison) -> None:
+    """Raise unless the comparison passed.
+
+    Raises:
+        ValidationError: With the reason the comparison gives.
+    """
+    if not comparison.passed:
+        raise ValidationError(
+            "differs",
+            f"the result does not validate: {comparison.reason}",
+            hint="Find the rewrite to blame with python -m graphopt.tools.bisect_passes.",
+        )
+
+
+def optimize(
+    source: Source,
+    passes: str | Sequence[Pass] = "default",
+    *,
+    samples: SamplesLike | None = None,
+    output: str | os.PathLike[str] | None = None,
+    options: Options | None = None,
+    instruments: Sequence[Instrument] = (),
+    progress: Progress | None = None,
+) -> Result:
+    """Rewrite a model, prove that the result does its job, and write it.
+
+    Args:
+        source: Path of an ONNX file, or a model in memory.
+        passes: A pipeline: text, preset or passes.
+        samples: What the model is run on; synthetic from the declared inputs by default.
+        output: Where to write the result; nothing is written unless it validates.
+        options: How to go about it.
+        instruments: Called between passes.
+        progress: Where long work reports.
+
+    Returns:
+        The result. Without an ``output`` look at ``result.comparison.passed`` yourself.
+
+    Raises:
+        ModelError, PipelineError, SamplesError, OutputError: Bad input.
+        ValidationError: An ``output`` was given and the result does not validate.
+    """
+    options = options or Options()
+    chosen = pipeline.parse(passes) if isinstance(passes, str) else list(passes)
+    pipeline.check_order(chosen)
+    with contextlib.ExitStack() as stack:
+        runtime = stack.enter_context(contextlib.closing(Runtime()))
+        original = stack.enter_context(_as_file(source))
+        before = model_io.load(source)
+        given = _samples(samples, before)
+        work = _Work(
+            source,
+            original,
+            summarize(before, original),
+            given,
+            given or Samples.synthetic(model_io.input_specs(before), seed=options.seed),
+            options,
+            runtime,
+            tuple(instruments),
+            progress,
+        )
+        stage = stack.enter_context(_stage(output, original, options.external_data))
+        return work.run(chosen, stage, write=output is not None)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Work:
+    """One call of ``optimize``."""
+
+    source: Source
+    original: pathlib.Path  # the source as a file
+    before: ModelSummary
+    given: Samples | None
+    samples: Samples  # the given ones, or synthetic
+    options: Options
+    runtime: Runtime
+    instruments: tuple[Instrument, ...]
+    progress: Progress | None
+
+    def run(self, passes: list[Pass], stage: model_io.Stage, *, write: bool) -> Result:
+        """Run the passes; leave out, one at a time from the end, those that do not pay."""
+        left_out: dict[str, str] = {}
+        while True:
+            context, model, steps = self._transform(passes)
+            stage.write(model)
+            comparison = self._compare(stage.path, promise_of(passes))
+            if write:
+                require_valid(comparison)
+            latency = self._latency(stage.path, EFFORT[0]) if comparison.passed else ()
+            costly = None if self.options.allow_slower else _last_optional(passes)
+            slower = costly is not None and self._slower_speedup(stage.path, latency)
+            if costly is None or not slower:
+                break
+            text = pipeline.format_pass(passes[costly])
+            left_out[text] = f"with it the model is slower than the original: {slower:.2f}x"
+            logger.warning("%s is left out: %s", text, left_out[text])
+            passes = [*passes[:costly], *passes[costly + 1 :]]
+        after = summarize(model, stage.path)
+        saved = stage.commit() if write else None
+        return Result(
+            model,
+            self.before,
+            after,
+            comparison,
+            latency,
+            context.ledger,
+            tuple(steps),
+            left_out,
+            saved,
+            context.artifacts,
+        )
+
+    def _transform(self, passes: list[Pass]) -> tuple[Context, ir.Model, list[Step]]:
+        context = Context(
+            samples=self.given,
+            ledger=Ledger(self.options.limit),
+            target=self.options.emit,
+            seed=self.options.seed,
+        )
+        context.share(self.runtime)
+        if self.progress is not None:
+            context.progress = self.progress
+        model = model_io.load(self.source)
+        model, steps = PassManager(passes, self.instruments).run(model, context)
+        return context, model, steps
+
+    def _compare(self, candidate: pathlib.Path, promise: Promise) -> Comparison:
+        return compare(
+            self.original,
+            candidate,
+            self.samples,
+            promise=promise,
+            runtime=self.runtime,
+            tolerance=self.options.tolerance,
+            metric=self.options.metric,
+            target=self.options.quality,
+        )
+
+    def _latency(self, candidate: pathlib.Path, repetitions: int) -> tuple[Latency, ...]:
+        if not self.options.measure:
+            return ()
+        feeds = next(iter(self.samples.feeds()))
+        return tuple(
+            self.runtime.latency([self.original, candidate], feeds, repetitions=repetitions)
+        )
+
+    def _slower_speedup(
+        self, candidate: pathlib.Path, latency: Sequence[Latency]
+    ) -> float | None:
+        """Return the speed-up of a candidate that is slower; confirmed by a longer look."""
+        speedup = speedup_of(latency)
+        if speedup is not None and speedup < SLOWER_THAN:
+            speedup = speedup_of(self._latency(candidate, EFFORT[1]))
+        return speedup if speedup is not None and speedup < SLOWER_THAN else None
+
+
+def speedup_of(latency: Sequence[Latency]) -> float | None:
+    """Return how many times faster the last model is than the first, if it was measured."""
+    return 1 / latency[-1].ratio if latency else None
+
+
+def _last_optional(passes: Sequence[Pass]) -> int | None:
+    """Return the index of the pass to leave out first: the last of those that promise least.
+
+    Exact passes stay: what they gain does not depend on the machine, and the same input should
+    give the same file.
+    """
+    for promise in (Promise.LOSSY, Promise.CLOSE):
+        found = [i for i, pass_ in enumerate(passes) if promise_of([pass_]) is promise]
+        if found:
+            return found[-1]
+    return None
+
+
+def promise_of(passes: Sequence[Pass]) -> Promise:
+    """Return the weakest promise of the passes: what their sequence is worth."""
+    flat: list[Pass] = []
+    for pass_ in passes:
+        flat += pass_.passes if isinstance(pass_, Fixpoint) else [pass_]
+    order = list(Promise)
+    return max((pass_.promise for pass_ in flat), key=order.index, default=Promise.EXACT)
+
+
+def validate(
+    original: Source,
+    candidate: Source,
+    *,
+    samples: SamplesLike | None = None,
+    options: Options | None = None,
+) -> Comparison:
+    """Compare two models on the same samples in onnxruntime.
+
+    Args:
+        original: The reference.
+        candidate: The model that should do the same.
+        samples: What both are run on; synthetic from the declared inputs by default.
+        options: ``quality`` and ``metric`` to judge by a target; ``tolerance`` otherwise.
+
+    Raises:
+        ModelError, SamplesError: Bad input.
+    """
+    options = options or Options()
+    with contextlib.ExitStack() as stack:
+        runtime = stack.enter_context(contextlib.closing(Runtime()))
+        first = stack.enter_context(_as_file(original))
+        second = stack.enter_context(_as_file(candidate))
+        model = model_io.load(first)
+        model_io.load(second)  # both are checked before onnxruntime sees them
+        given = _samples(samples, model)
+        return compare(
+            first,
+            second,
+            given or Samples.synthetic(model_io.input_specs(model), seed=options.seed),
+            promise=Promise.LOSSY if options.quality is not None else Promise.CLOSE,
+            runtime=runtime,
+            tolerance=options.tolerance,
+            metric=options.metric,
+            target=options.quality,
+        )
+
+
+def _samples(samples: SamplesLike | None, model: ir.Model) -> Samples | None:
+    specs = model_io.input_specs(model)
+    if samples is None or isinstance(samples, Samples):
+        return samples
+    if isinstance(samples, (str, os.PathLike)):
+        return Samples.from_path(samples, specs)
+    if hasattr(samples, "get_next"):
+        return Samples.from_reader(samples, specs)
+    if isinstance(samples, Sequence) or callable(samples):
+        return Samples.from_feeds(samples, specs)
+    raise SamplesError(
+        "kind",
+        f"samples of type {type(samples).__name__} are not understood.",
+        hint="Give a path, a list of feeds or an object with get_next().",
+    )
+
+
+@contextlib.contextmanager
+def _as_file(source: Source) -> Iterator[pathlib.Path]:
+    """Yield the path of ``source``; a model in memory gets a temporary file."""
+    if not isinstance(source, onnx.ModelProto):
+        yield pathlib.Path(source)
+        return
+    with tempfile.TemporaryDirectory(prefix="graphopt-") as folder:
+        path = pathlib.Path(folder) / "model.onnx"
+        model_io.save(model_io.load(source), path)
+        yield path
+
+
+@contextlib.contextmanager
+def _stage(
+    output: str | os.PathLike[str] | None,
+    original: pathlib.Path,
+    external_data: model_io.ExternalData,
+) -> Iterator[model_io.Stage]:
+    """Yield where the candidate is written: next to the output, or in a temporary folder."""
+    with contextlib.ExitStack() as stack:
+        if output is None:
+            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="graphopt-"))
+            output = pathlib.Path(folder) / original.name
+        yield stack.enter_context(model_io.staged(output, external_data=external_data))

@@ -1,0 +1,316 @@
+"""The command line: parse, call the API, print.
+
+Data goes to stdout, words and progress to stderr. Everything heavy is imported inside the
+commands, so that ``graphopt --help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import pathlib
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from graphopt.errors import EXIT_DEFECT, EXIT_INVALID, EXIT_USAGE, GraphoptError
+
+if TYPE_CHECKING:
+    from graphopt.api import Options, Result
+
+__all__ = ["main"]
+
+MODEL = click.Path(path_type=pathlib.Path)
+Command = Callable[..., Any]
+
+
+class _Group(click.Group):
+    """Prints every error in one line, with its code, and exits with its exit code."""
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        kwargs["standalone_mode"] = False
+        try:
+            sys.exit(super().main(*args, **kwargs) or 0)
+        except click.exceptions.NoArgsIsHelpError as error:
+            error.show()
+            sys.exit(EXIT_USAGE)
+        except click.ClickException as error:
+            _fail("usage", error.format_message(), EXIT_USAGE)
+        except click.exceptions.Abort:
+            _fail("interrupted", "stopped; nothing was written.", 130)
+        except GraphoptError as error:
+            if _debug():
+                raise
+            _fail(error.code, f"{error.message} {error.hint}".strip(), error.exit_code)
+        except Exception as error:
+            if _debug():
+                raise
+            text = " ".join(f"{type(error).__name__}: {error}".split())
+            _fail("defect", f"{text} Run with --debug and report this.", EXIT_DEFECT)
+
+
+def _debug() -> bool:
+    return logging.getLogger("graphopt").isEnabledFor(logging.DEBUG)
+
+
+def _fail(code: str, message: str, status: int) -> None:
+    click.echo(f"graphopt: error [{code}]: {message}", err=True)
+    sys.exit(status)
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--debug", is_flag=True, help="Log every decision, and show tracebacks.")
+@click.option("-v", "--verbose", is_flag=True, help="Log what each pass did.")
+@click.version_option(package_name="graphopt")
+def main(debug: bool, verbose: bool) -> None:
+    """Optimize ONNX models for onnxruntime: rewritten, validated, measured, explained."""
+    level = logging.DEBUG if debug else logging.INFO if verbose else logging.ERROR
+    logging.basicConfig(format="%(name)s: %(message)s", stream=sys.stderr)
+    logging.getLogger("graphopt").setLevel(level)
+
+
+def _data_options(command: Command) -> Command:
+    for option in (
+        click.option(
+            "--metric",
+            type=click.Choice(["cosine", "top1", "sqnr"]),
+            default="cosine",
+            show_default=True,
+            help="What --target is measured in.",
+        ),
+        click.option("--target", type=float, help="Least value of --metric to accept."),
+        click.option(
+            "--atol", type=float, help="Largest absolute error of an exact or close result."
+        ),
+        click.option("--rtol", type=float, help="Largest error relative to the output."),
+        click.option("--batch-size", type=int, help="Samples of an .npz that form one feed."),
+        click.option(
+            "--data",
+            type=MODEL,
+            help="Samples: an .npz with one array per input, or a folder of feeds.",
+        ),
+        click.option("--seed", type=int, default=0, show_default=True),
+        click.option("--json", "as_json", is_flag=True, help="Print the report as JSON."),
+    ):
+        command = option(command)
+    return command
+
+
+@main.command()
+@click.argument("model", type=MODEL)
+@click.option("-o", "--output", type=MODEL, required=True, help="Where the result goes.")
+@click.option(
+    "--passes",
+    default="default",
+    show_default=True,
+    help="A preset or a pipeline, such as 'fold-constants,prune-channels{ratio=0.3}'.",
+)
+@click.option(
+    "--emit",
+    type=click.Choice(["standard", "onnxruntime"]),
+    default="standard",
+    show_default=True,
+    help="Operators that may be used: the ONNX standard's only, or com.microsoft's too.",
+)
+@click.option(
+    "--external-data",
+    type=click.Choice(["auto", "always", "never"]),
+    default="auto",
+    show_default=True,
+    help="Whether weights go to a file of their own; auto: as in the input, or over 2 GB.",
+)
+@click.option("--allow-slower", is_flag=True, help="Keep passes that make the model slower.")
+@click.option("--no-measure", is_flag=True, help="Do not measure latency.")
+@click.option("--rewrite-limit", type=click.IntRange(0), help="Make N rewrites at most.")
+@click.option("--safe", is_flag=True, help="Check each rewrite; undo and name what fails.")
+@click.option("--verify-each", is_flag=True, help="Check the graph after each pass.")
+@click.option("--dump", type=MODEL, help="Write the model after each change to this folder.")
+@click.option("--trace", type=MODEL, help="Write a Chrome trace of the passes to this file.")
+@_data_options
+def optimize(model: pathlib.Path, output: pathlib.Path, **given: Any) -> int:
+    """Rewrite MODEL, prove the result with onnxruntime, and write it.
+
+    Nothing is written unless the result loads, runs and agrees with MODEL. A pass that makes
+    the model slower is left out, and the report says so.
+    """
+    import rich.console
+
+    from graphopt import api, instruments
+    from graphopt.report import console as report
+    from graphopt.report.json import result_to_json
+
+    words = rich.console.Console(stderr=True)
+    watch: list[Any] = []
+    if given["verify_each"]:
+        watch.append(instruments.VerifyEach())
+    if given["dump"]:
+        watch.append(instruments.DumpChanged(given["dump"]))
+    timing = instruments.Timing()
+    watch.append(timing)
+    with report.progress(words) as progress:
+        result = api.optimize(
+            model,
+            given["passes"],
+            samples=_read_samples(model, given),
+            output=output,
+            options=_options(given),
+            instruments=watch,
+            progress=progress,
+        )
+    if given["trace"]:
+        timing.write_trace(given["trace"])
+    if given["as_json"]:
+        click.echo(json.dumps(result_to_json(result), indent=2))
+    else:
+        _print_result(words, result)
+    return 0
+
+
+def _print_result(words: Any, result: Result) -> None:
+    from graphopt.report import console as report
+
+    words.print(report.step_table(result))
+    skipped = report.skip_table(result.ledger)
+    if skipped is not None:
+        words.print(skipped)
+    words.print(report.comparison_table(result.comparison))
+    for note in (result.comparison.reason, *result.comparison.notes):
+        words.print(f"[dim]{note}[/dim]" if note else "", highlight=False)
+    words.print(report.summary_table(result))
+    if result.saved is not None:
+        words.print(f"wrote {result.saved.path}", highlight=False, soft_wrap=True)
+
+
+@main.command()
+@click.argument("original", type=MODEL)
+@click.argument("candidate", type=MODEL)
+@_data_options
+def validate(original: pathlib.Path, candidate: pathlib.Path, **given: Any) -> int:
+    """Compare CANDIDATE with ORIGINAL in onnxruntime; exit code 1 if they differ."""
+    import rich.console
+
+    from graphopt import api
+    from graphopt.report import console as report
+
+    comparison = api.validate(
+        original, candidate, samples=_read_samples(original, given), options=_options(given)
+    )
+    if given["as_json"]:
+        click.echo(json.dumps(comparison.to_json(), indent=2))
+    else:
+        out = rich.console.Console()
+        out.print(report.comparison_table(comparison))
+        for note in comparison.notes:
+            out.print(note, highlight=False)
+        verdict = "the models agree" if comparison.passed else "the models differ"
+        out.print(f"{verdict}: {comparison.reason}" if comparison.reason else verdict)
+    return 0 if comparison.passed else EXIT_INVALID
+
+
+@main.command()
+@click.argument("model", type=MODEL)
+@click.option("--groups", is_flag=True, help="Show which dimensions can be pruned together.")
+@click.option("--json", "as_json", is_flag=True, help="Print the facts as JSON.")
+def inspect(model: pathlib.Path, groups: bool, as_json: bool) -> int:
+    """Show nodes, parameters, MACs, bytes, opset and types of MODEL."""
+    import rich.console
+
+    from graphopt import model_io
+    from graphopt.report import console as report
+    from graphopt.report.summary import summarize
+
+    loaded = model_io.load(model)
+    summary = summarize(loaded, model)
+    if as_json:
+        click.echo(json.dumps(summary.to_json(), indent=2))
+    else:
+        rich.console.Console().print(report.inspect_table(model.name, summary))
+    if groups:
+        from graphopt.report.groups import groups_table
+
+        rich.console.Console(stderr=as_json).print(groups_table(loaded))
+    return 0
+
+
+@main.command()
+@click.argument("models", type=MODEL, nargs=-1, required=True)
+@click.option("--data", type=MODEL, help="Samples; the first is used. Default: synthetic.")
+@click.option("--batch-size", type=int, help="Samples of an .npz that form one feed.")
+@click.option("--repetitions", type=click.IntRange(3), default=30, show_default=True)
+@click.option("--threads", type=click.IntRange(1), default=1, show_default=True)
+@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON.")
+def bench(models: tuple[pathlib.Path, ...], **given: Any) -> int:
+    """Measure the latency of MODELS in onnxruntime, interleaved, each against the first."""
+    import contextlib
+    import dataclasses
+
+    import rich.console
+
+    from graphopt import model_io
+    from graphopt.report import console as report
+    from graphopt.runtime import Runtime
+    from graphopt.samples import Samples
+
+    loaded = [model_io.load(path) for path in models]
+    samples = _read_samples(models[0], given) or Samples.synthetic(
+        model_io.input_specs(loaded[0]), seed=given["seed"]
+    )
+    feeds = next(iter(samples.feeds()))
+    with contextlib.closing(Runtime()) as runtime:
+        latencies = runtime.latency(
+            list(models), feeds, repetitions=given["repetitions"], threads=given["threads"]
+        )
+    if given["as_json"]:
+        rows = zip(models, latencies, strict=True)
+        figures = [{"model": str(path), **dataclasses.asdict(one)} for path, one in rows]
+        click.echo(json.dumps(figures, indent=2))
+    else:
+        names = [path.name for path in models]
+        rich.console.Console().print(report.latency_table(names, latencies))
+    return 0
+
+
+@main.command()
+@click.argument("name", required=False)
+def passes(name: str | None) -> int:
+    """List every pass and preset, or show all about the pass NAME."""
+    from graphopt.report import passes as report
+
+    click.echo(report.describe_pass(name) if name else report.list_passes())
+    return 0
+
+
+def _options(given: dict[str, Any]) -> Options:
+    from graphopt.api import Options
+    from graphopt.passbase import Target
+    from graphopt.validation import Tolerance
+
+    tolerance = None
+    if given["atol"] is not None or given["rtol"] is not None:
+        tolerance = Tolerance(rtol=given["rtol"] or 0.0, atol=given["atol"] or 0.0)
+    return Options(
+        emit=Target(given.get("emit", "standard")),
+        quality=given["target"],
+        metric=given["metric"],
+        tolerance=tolerance,
+        allow_slower=given.get("allow_slower", False),
+        measure=not given.get("no_measure", False),
+        external_data=given.get("external_data", "auto"),
+        seed=given["seed"],
+        limit=given.get("rewrite_limit"),
+        safe=given.get("safe", False),
+    )
+
+
+def _read_samples(model: pathlib.Path, given: dict[str, Any]) -> Any:
+    """Return the samples of ``--data`` for ``model``; ``None`` without the option."""
+    if given["data"] is None:
+        return None
+    from graphopt import model_io
+    from graphopt.samples import Samples
+
+    specs = model_io.input_specs(model_io.load(model))
+    return Samples.from_path(given["data"], specs, batch_size=given["batch_size"])

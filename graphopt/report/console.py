@@ -1,0 +1,215 @@
+"""What a person reads in the terminal."""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import dataclasses
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+import rich.box
+import rich.console
+import rich.progress
+import rich.table
+import rich.text
+
+if TYPE_CHECKING:
+    from graphopt.api import Result
+    from graphopt.ledger import Ledger
+    from graphopt.report.summary import ModelSummary
+    from graphopt.runtime import Latency
+    from graphopt.validation import Comparison
+
+__all__ = [
+    "Progress",
+    "comparison_table",
+    "inspect_table",
+    "latency_table",
+    "progress",
+    "size",
+    "skip_table",
+    "step_table",
+    "summary_table",
+]
+
+
+def size(size_bytes: float) -> str:
+    """Return a size a person reads at a glance: ``"10.9 MB"`` (decimal units)."""
+    if size_bytes < 1000:
+        return f"{size_bytes:.0f} B"
+    for unit in ("kB", "MB", "GB"):
+        size_bytes /= 1000
+        if size_bytes < 1000 or unit == "GB":
+            break
+    return f"{size_bytes:.1f} {unit}" if size_bytes < 100 else f"{size_bytes:.0f} {unit}"
+
+
+def _table(*columns: str, title: str = "") -> rich.table.Table:
+    table = rich.table.Table(
+        title=title or None, title_justify="left", box=rich.box.SIMPLE_HEAD, pad_edge=False
+    )
+    for index, column in enumerate(columns):
+        table.add_column(column, justify="left" if index == 0 else "right")
+    return table
+
+
+def summary_table(result: Result) -> rich.table.Table:
+    """Return original and result side by side."""
+    table = _table("", "original", "result", "change")
+    before, after = result.before, result.after
+
+    def row(label: str, old: float, new: float, text: str = "") -> None:
+        change = "" if not old else f"{100 * (new - old) / old:+.1f} %" if new != old else "="
+        show = size if text == "size" else lambda value: f"{value:,.0f}"
+        table.add_row(label, show(old), show(new), change)
+
+    row("nodes", before.nodes, after.nodes)
+    row("size", before.size_bytes, after.size_bytes, "size")
+    row("parameters", before.parameters, after.parameters)
+    if before.macs or after.macs:
+        row("MACs (batch 1)", before.macs, after.macs)
+    if result.latency:
+        first, last = result.latency[0], result.latency[-1]
+        table.add_row(
+            "latency, 1 thread",
+            f"{first.median_ms:.3f} ms",
+            f"{last.median_ms:.3f} ms",
+            f"{result.speedup:.2f}x faster"
+            if (result.speedup or 0) >= 1
+            else f"{result.speedup:.2f}x",
+        )
+    return table
+
+
+def step_table(result: Result) -> rich.table.Table:
+    """Return one row a pass: what it did."""
+    table = _table("pass", "rewrites", "what it did")
+    table.columns[2].justify = "left"
+    for step in result.steps:
+        # Text: a pipeline's brackets are not markup.
+        label, summary = rich.text.Text(step.label), rich.text.Text(step.result.summary)
+        table.add_row(label, str(len(step.rewrites)), summary)
+    for text, reason in result.left_out.items():
+        table.add_row(rich.text.Text(text), "-", f"left out: {reason}")
+    return table
+
+
+def comparison_table(comparison: Comparison) -> rich.table.Table:
+    """Return one row an output: how far the two models are apart."""
+    table = _table("output", "max abs error", "max rel error", "cosine", "SNR dB", "top-1")
+    for output in comparison.outputs:
+        found = output.difference
+        table.add_row(
+            output.name,
+            f"{found.max_abs:.3g}",
+            f"{found.max_rel:.3g}",
+            f"{found.cosine:.6f}",
+            f"{found.sqnr_db:.1f}",
+            "-" if found.top1 is None else f"{found.top1:.4f}",
+        )
+    return table
+
+
+def latency_table(names: Sequence[str], latencies: Sequence[Latency]) -> rich.table.Table:
+    """Return one row a model, each against the first."""
+    table = _table("model", "median ms", "min ms", "times faster", "quartiles")
+    for name, latency in zip(names, latencies, strict=True):
+        low, high = latency.ratio_quartiles
+        table.add_row(
+            name,
+            f"{latency.median_ms:.3f}",
+            f"{latency.minimum_ms:.3f}",
+            f"{1 / latency.ratio:.2f}",
+            f"{1 / high:.2f} - {1 / low:.2f}",
+        )
+    return table
+
+
+def inspect_table(name: str, summary: ModelSummary) -> rich.table.Table:
+    """Return the facts about one model."""
+    table = _table("", name)
+    table.columns[1].justify = "left"
+    opsets = ", ".join(f"{domain or 'ai.onnx'} {v}" for domain, v in summary.opsets.items())
+    unknown = (
+        f", {summary.macs_unknown} nodes of unknown shape" if summary.macs_unknown else ""
+    )
+    rows = [
+        ("file", size(summary.size_bytes)),
+        ("nodes", f"{summary.nodes:,}"),
+        ("operators", ", ".join(f"{op} {n}" for op, n in summary.operators.items())),
+        ("parameters", f"{summary.parameters:,} ({size(summary.parameter_bytes)})"),
+        ("types", ", ".join(f"{dtype} {size(n)}" for dtype, n in summary.dtypes.items())),
+        ("MACs", f"{summary.macs:,} with every symbolic dimension 1{unknown}"),
+        ("opsets", opsets),
+        ("IR version", str(summary.ir_version)),
+        ("made by", summary.producer or "-"),
+        *(("input", text) for text in summary.inputs),
+        *(("output", text) for text in summary.outputs),
+    ]
+    for label, text in rows:
+        table.add_row(label, rich.text.Text(text))
+    return table
+
+
+def skip_table(ledger: Ledger, limit: int = 12) -> rich.table.Table | None:
+    """Return the reasons for what was left alone, the most frequent first.
+
+    Only passes that were asked to change weights are shown: that a rule of a simplification
+    did not match somewhere is no news.
+    """
+    counts: collections.Counter[tuple[str, str, str]] = collections.Counter()
+    example: dict[tuple[str, str, str], str] = {}
+    for skip in ledger.skips:
+        if skip.pass_name.startswith(("quantize", "prune")):
+            key = (skip.pass_name, skip.op_type or "-", skip.reason)
+            counts[key] += 1
+            example.setdefault(key, skip.anchor)
+    if not counts:
+        return None
+    table = _table("left alone by", "operator", "count", "for example", "why")
+    for index in (1, 3, 4):
+        table.columns[index].justify = "left"
+    for key, count in counts.most_common(limit):
+        pass_name, op_type, reason = key
+        table.add_row(pass_name, op_type, str(count), example[key], rich.text.Text(reason))
+    if len(counts) > limit:
+        table.add_row("…", "", str(len(counts) - limit), "", "more reasons: see --json")
+    return table
+
+
+@dataclasses.dataclass
+class Progress:
+    """``graphopt.passbase.Progress`` as bars on a console."""
+
+    bars: rich.progress.Progress
+
+    def track(self, description: str, total: int | None = None) -> _Bar:
+        """Start a bar."""
+        return _Bar(self.bars, self.bars.add_task(description, total=total))
+
+
+@dataclasses.dataclass
+class _Bar:
+    bars: rich.progress.Progress
+    task: rich.progress.TaskID
+
+    def advance(self, steps: int = 1) -> None:
+        self.bars.advance(self.task, steps)
+
+    def close(self) -> None:
+        self.bars.remove_task(self.task)
+
+
+@contextlib.contextmanager
+def progress(console: rich.console.Console) -> Iterator[Progress]:
+    """Yield a progress sink that draws on ``console`` while the block runs."""
+    columns = (
+        rich.progress.SpinnerColumn(),
+        rich.progress.TextColumn("{task.description}"),
+        rich.progress.BarColumn(),
+        rich.progress.MofNCompleteColumn(),
+        rich.progress.TimeRemainingColumn(),
+    )
+    with rich.progress.Progress(*columns, console=console, transient=True) as bars:
+        yield Progress(bars)

@@ -1,0 +1,99 @@
+"""The facts about one model that every report shows."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import pathlib
+from typing import Any
+
+import onnx
+import onnx_ir as ir
+
+from graphopt.analysis import cost, shapes
+
+__all__ = ["ModelSummary", "summarize"]
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelSummary:
+    """Facts about one model.
+
+    Attributes:
+        size_bytes: Size of the file, with its external data.
+        nodes: Number of nodes, those of subgraphs and functions included.
+        operators: Operator -> how many, most frequent first.
+        parameters: Elements of all initializers and constants.
+        parameter_bytes: Their bytes.
+        macs: Multiply-accumulate operations of one run with every symbolic dimension 1.
+        macs_unknown: Number of matrix and convolution nodes whose shapes are not known.
+        opsets: Domain (``""``: ONNX) -> version.
+        dtypes: Element type -> bytes of the parameters of that type.
+        inputs, outputs: ``name: type[shape]``.
+        ir_version: Version of the file format.
+        producer: What made the model.
+    """
+
+    size_bytes: int
+    nodes: int
+    operators: dict[str, int]
+    parameters: int
+    parameter_bytes: int
+    macs: int
+    macs_unknown: int
+    opsets: dict[str, int]
+    dtypes: dict[str, int]
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    ir_version: int
+    producer: str
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the facts as JSON values."""
+        return dataclasses.asdict(self)
+
+
+def summarize(model: ir.Model, path: pathlib.Path) -> ModelSummary:
+    """Return the facts about ``model``, which is stored at ``path``. Nothing is changed."""
+    operators: collections.Counter[str] = collections.Counter(
+        f"{node.domain}::{node.op_type}" if node.domain else node.op_type
+        for node in cost.all_nodes(model)
+    )
+    parameters, parameter_bytes = cost.parameters_of(model)
+    macs, macs_unknown = cost.total_macs(model, shape_of=_shapes(model))
+    dtypes: collections.Counter[str] = collections.Counter()
+    files = {path}
+    for tensor in cost.weights(model):
+        dtypes[tensor.dtype.name.lower()] += tensor.nbytes
+        if isinstance(tensor, ir.ExternalTensor):
+            files.add(pathlib.Path(tensor.path))
+    return ModelSummary(
+        size_bytes=sum(file.stat().st_size for file in files if file.exists()),
+        nodes=sum(operators.values()),
+        operators=dict(sorted(operators.items(), key=lambda item: (-item[1], item[0]))),
+        parameters=parameters,
+        parameter_bytes=parameter_bytes,
+        macs=macs,
+        macs_unknown=macs_unknown,
+        opsets=dict(model.opset_imports),
+        dtypes=dict(dtypes.most_common()),
+        inputs=tuple(_describe(v) for v in model.graph.inputs if not v.is_initializer()),
+        outputs=tuple(_describe(v) for v in model.graph.outputs),
+        ir_version=model.ir_version or 0,
+        producer=" ".join(filter(None, (model.producer_name, model.producer_version))),
+    )
+
+
+def _shapes(model: ir.Model) -> dict[ir.Value, ir.Shape | None]:
+    """Return inferred shapes; none where onnx finds a contradiction in the model."""
+    try:
+        return {value: shape for value, (_, shape) in shapes.infer(model).items()}
+    except onnx.shape_inference.InferenceError:
+        return {}
+
+
+def _describe(value: ir.Value) -> str:
+    dims = "?" if value.shape is None else ", ".join(str(dim) for dim in value.shape)
+    kind = value.type
+    dtype = str(kind) if kind is None or value.dtype is None else str(value.dtype).lower()
+    return f"{value.name}: {dtype}[{dims}]"
