@@ -9,10 +9,11 @@ edits and not with rules x nodes x rounds.
 from __future__ import annotations
 
 import abc
+import collections
 import dataclasses
 import logging
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import ClassVar, TypeAlias
 
 import onnx_ir as ir
@@ -31,9 +32,9 @@ APPLICATIONS_PER_NODE = 10
 other; real models need less than 2."""
 
 FEW_USES = 8
-"""A value that loses a use is worth a new look at its other users while these are so few; the
-patterns of rules ask for one use, or for one for each of their own nodes. Without this bound
-a value with n users would cost n^2 visits."""
+"""A node whose outputs lost a use is worth a new look at their other users while these are so
+few: the patterns of rules ask for one use, or for one by each of their own nodes. Without this
+bound a value with n users would cost n^2 visits."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,17 +122,20 @@ def drive(model: ir.Model, passes: Sequence[RulePass], context: Context) -> Pass
     worklist = _Worklist(
         [(rewriters[p.name], rule) for p in passes for rule in p.rules(context)], facts
     )
-    count, applied = 0, -1
+    first_new = len(ledger.applications)
+    applied = -1
     while applied:
         start = len(ledger.applied())
         worklist.run(model)
         for pass_ in passes:
             pass_.finish(model, rewriters[pass_.name])
         applied = len(ledger.applied()) - start
-        count += applied
-    summary = f"{count} rewrites" if count != 1 else "1 rewrite"
-    logger.info("%s: %s", "+".join(pass_.name for pass_ in passes), summary)
-    return PassResult(model, modified=count > 0, summary=summary)
+    news = collections.Counter(
+        entry.pass_name for entry in ledger.applications[first_new:] if not entry.undone
+    )
+    summary = ", ".join(f"{name} {count}" for name, count in news.items()) or "nothing to do"
+    logger.info("%s", summary)
+    return PassResult(model, modified=bool(news), summary=summary)
 
 
 class _Worklist:
@@ -145,14 +149,27 @@ class _Worklist:
 
     def run(self, model: ir.Model) -> None:
         """Visit all nodes, and again those next to a change, until none is left."""
-        queue: deque[ir.Node] = deque(ir.traversal.RecursiveGraphIterator(model.graph))
+        queue = deque(ir.traversal.RecursiveGraphIterator(model.graph))
         waiting = set(queue)
+        relieved: set[ir.Node] = set()
         most = 1000 + APPLICATIONS_PER_NODE * len(queue)
+
+        def push(nodes: Iterable[ir.Node]) -> None:
+            for node in nodes:
+                if node.graph is not None and node not in waiting:
+                    waiting.add(node)
+                    queue.append(node)
+
         while queue:
             node = queue.popleft()
             waiting.discard(node)
             if node.graph is None:
                 continue
+            if node in relieved:
+                # Only now: a node with many users is relieved of many before its turn comes.
+                relieved.discard(node)
+                if sum(len(value.uses()) for value in node.outputs) <= FEW_USES:
+                    push(node.successors())
             done = self._try_rules(node)
             if done is None:
                 continue
@@ -166,10 +183,9 @@ class _Worklist:
                     hint="Leave one of them out of the pipeline and report this model.",
                 )
             self._facts.forget()
-            for near in _neighbourhood(node, done):
-                if near.graph is not None and near not in waiting:
-                    waiting.add(near)
-                    queue.append(near)
+            push(_neighbourhood(node, done))
+            relieved.update(done.relieved)
+            push(done.relieved)
 
     def _try_rules(self, node: ir.Node) -> Edit | None:
         """Apply the first rule that matches ``node``; return what it did."""
@@ -208,7 +224,3 @@ def _neighbourhood(node: ir.Node, edit: Edit) -> Iterator[ir.Node]:
         yield near
         yield from near.predecessors()
         yield from near.successors()
-    for near in edit.relieved:
-        yield near
-        if sum(len(value.uses()) for value in near.outputs) <= FEW_USES:
-            yield from near.successors()
