@@ -17,14 +17,15 @@ Example:
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TypeAlias
 
 import numpy as np
 import onnx_ir as ir
 
+from graphopt.errors import PassError
 from graphopt.ledger import Application, Ledger, NodeRecord, WeightRecord
+from graphopt.names import Names
 
 __all__ = ["AttributeValue", "Edit", "Guard", "Names", "Rewrite", "Rewriter", "record_of"]
 
@@ -33,15 +34,17 @@ Guard: TypeAlias = Callable[[ir.Model, Application], str]
 """Checks the model after one application; returns why it must be undone, or ``""``."""
 
 
-def record_of(node: ir.Node) -> NodeRecord:
-    """Return what the ledger keeps of ``node``."""
+def record_of(node: ir.Node, names: Mapping[ir.Value, str] | None = None) -> NodeRecord:
+    """Return what the ledger keeps of ``node``; ``names`` are names that values had before."""
     op_type = f"{node.domain}::{node.op_type}" if node.domain else node.op_type
-    return NodeRecord(
-        node.name or "",
-        op_type,
-        tuple(value.name or "" if value is not None else "" for value in node.inputs),
-        tuple(value.name or "" for value in node.outputs),
-    )
+
+    def name_of(value: ir.Value | None) -> str:
+        if value is None:
+            return ""
+        return (names and names.get(value)) or value.name or ""
+
+    inputs, outputs = map(name_of, node.inputs), map(name_of, node.outputs)
+    return NodeRecord(node.name or "", op_type, tuple(inputs), tuple(outputs))
 
 
 def _weight_record(name: str, tensor: ir.TensorProtocol) -> WeightRecord:
@@ -49,56 +52,66 @@ def _weight_record(name: str, tensor: ir.TensorProtocol) -> WeightRecord:
     return WeightRecord(name, str(tensor.dtype), shape, tensor.nbytes)
 
 
-class Names:
-    """The names in use in a model: values and nodes of every graph and subgraph."""
+def _anchor_name(node: ir.Node) -> str:
+    """Return what the ledger calls ``node``: many exporters leave nodes without a name."""
+    return node.name or next((value.name for value in node.outputs if value.name), "")
 
-    def __init__(self, model: ir.Model) -> None:
-        self._used: set[str] = set()
-        graphs = [*model.graphs(), *(function.graph for function in model.functions.values())]
-        for graph in graphs:
-            self._used.update(value.name for value in graph.inputs if value.name)
-            self._used.update(graph.initializers)
-            for node in graph:
-                if node.name:
-                    self._used.add(node.name)
-                self._used.update(value.name for value in node.outputs if value.name)
 
-    def fresh(self, hint: str) -> str:
-        """Return ``hint``, or ``hint`` with the first free number, and mark it as used."""
-        stem = re.sub(r"_g\d+$", "", hint) or "value"
-        name, number = hint or stem, 0
-        while name in self._used:
-            number += 1
-            name = f"{stem}_g{number}"
-        self._used.add(name)
-        return name
+def _graphs_in(attr: ir.Attr | None) -> tuple[ir.Graph, ...]:
+    """Return the subgraphs that an attribute holds."""
+    if attr is None or attr.is_ref():
+        return ()
+    if attr.type == ir.AttributeType.GRAPH:
+        return (attr.as_graph(),)
+    return tuple(attr.as_graphs()) if attr.type == ir.AttributeType.GRAPHS else ()
+
+
+def _held_graphs(node: ir.Node) -> Iterator[ir.Graph]:
+    """Yield the subgraphs below ``node``, at any depth."""
+    for attr in node.attributes.values():
+        for graph in _graphs_in(attr):
+            yield graph
+            yield from graph.subgraphs()
 
 
 class Edit:
     """The changes of one application; made by ``Rewriter.apply``, used by a rewrite.
 
-    Nodes are only marked by ``remove`` and leave the graph when the transaction is accepted;
-    until then an edit sees them with their inputs.
+    Nodes and initializers are only marked by ``remove`` and ``remove_initializer`` and leave
+    the graph when the transaction is accepted; until then an edit sees them as they are.
+
+    Attributes:
+        model: The model.
+        entry: What the ledger will know of this application.
+        touched: Nodes that are new or whose inputs, attributes or weights changed.
+        relieved: Nodes that lost a use of one of their outputs.
     """
 
     def __init__(self, model: ir.Model, names: Names, entry: Application) -> None:
         self.model = model
         self.entry = entry
         self.touched: dict[ir.Node, None] = {}
+        self.relieved: dict[ir.Node, None] = {}
         self._names = names
         self._undo: list[Callable[[], None]] = []
         self._removed: dict[ir.Node, None] = {}
+        self._dropped: dict[ir.Value, None] = {}
         self._changed: dict[ir.Node, None] = {}
         self._added: dict[ir.Node, None] = {}
+        self._renamed: dict[ir.Value, str] = {}  # value -> the name it had before this edit
+        self._given: list[str] = []
+        self._cut: list[ir.Graph] = []  # subgraphs that an attribute no longer holds
 
     @property
     def changed_anything(self) -> bool:
         """Whether the edit did anything at all."""
-        return bool(self._undo or self._removed)
+        return bool(self._undo or self._removed or self._dropped)
 
     def fresh_name(self, hint: str) -> str:
         """Return a name that no value or node of the model has."""
-        return self._names.fresh(hint)
+        name = self._names.fresh(hint)
+        self._given.append(name)
+        return name
 
     def node(
         self,
@@ -150,10 +163,11 @@ class Edit:
             )
             if source is not None:
                 value.type = source.type
-                value.shape = source.shape
+                # Shapes can be changed in place: two values must not share one.
+                value.shape = source.shape.copy() if source.shape is not None else None
         graph.insert_before(before, new)
         self._added[new] = None
-        self._touch(new)
+        self.touched[new] = None
 
         def undo() -> None:
             for index in range(len(new.inputs)):
@@ -206,8 +220,7 @@ class Edit:
         value.const_value = tensor
         value.shape = ir.Shape(tensor.shape.numpy())
         value.type = ir.TensorType(tensor.dtype)
-        for user in value.consumers():
-            self._touch(user)
+        self.touched.update(dict.fromkeys(value.consumers()))
 
         def undo() -> None:
             value.const_value, value.shape, value.type = old, shape, kind
@@ -215,28 +228,28 @@ class Edit:
         self._undo.append(undo)
 
     def remove_initializer(self, value: ir.Value) -> None:
-        """Drop an initializer that nothing uses any more."""
-        graph, name = value.graph, value.name
-        assert graph is not None
-        assert name
+        """Mark an initializer for removal; nothing that stays may use it at the end."""
+        assert value.is_initializer(), f"{value.name!r} is not an initializer"
         assert not value.is_graph_input(), "a graph input is part of the interface"
-        if value.const_value is not None:
-            self.entry.weights_removed.append(_weight_record(name, value.const_value))
-        del graph.initializers[name]
-        self._undo.append(lambda: graph.initializers.add(value))
+        self._dropped[value] = None
 
     def replace(self, old: ir.Value, new: ir.Value) -> None:
         """Let every use of ``old``, graph outputs included, use ``new``.
+
+        Nodes that this edit added or marked for removal keep ``old``, so that a node can be
+        put behind ``old``: ``replace(old, edit.node("Relu", [old], ...)[0])``.
 
         A graph output keeps its name: ``new`` takes it over, or, where that is impossible
         (it is a graph input, an initializer, another output, or lives in another graph), an
         ``Identity`` is put in between.
         """
+        if old is new:
+            return
         self.entry.values_replaced[old.name or ""] = new.name or ""
         if new.shape is None and old.shape is not None and not new.is_initializer():
-            self.set_type(new, new.type or old.type, old.shape)
+            self.set_type(new, new.type or old.type, old.shape.copy())
         for user, index in old.uses():
-            if user not in self._removed:
+            if user not in self._removed and user not in self._added:
                 self.set_input(user, index, new)
         if old.is_graph_output():
             self._replace_output(old, new)
@@ -248,13 +261,15 @@ class Edit:
         if producer is None or producer.graph is not graph or new.is_graph_output():
             last = old.producer()
             assert last is not None, "a graph output that a node replaces has a producer"
-            (copy,) = self.node("Identity", [new], before=last, like=[old])
-            new = copy
+            (new,) = self.node("Identity", [new], before=last, like=[old])
+        elif new.name:
+            self.entry.values_replaced.pop(name)
+            self.entry.values_replaced[new.name] = name
         # The name is part of the interface: swap it over, whatever it was called so far.
+        self._relieve(old)
         self._rename(old, self.fresh_name(f"{name}_replaced"))
         self._rename(new, name)
-        new_type, new_shape = new.type, new.shape
-        self.set_type(new, old.type, old.shape)
+        self.set_type(new, old.type, old.shape.copy() if old.shape is not None else None)
         positions = [index for index, value in enumerate(graph.outputs) if value is old]
         for index in positions:
             graph.outputs[index] = new
@@ -262,17 +277,19 @@ class Edit:
         def undo() -> None:
             for index in positions:
                 graph.outputs[index] = old
-            new.type, new.shape = new_type, new_shape
 
         self._undo.append(undo)
-        self.entry.values_replaced[name] = name
 
     def _rename(self, value: ir.Value, name: str) -> None:
-        before = value.name
+        before, tensor = value.name, value.const_value
+        label = tensor.name if tensor is not None else None
+        self._renamed.setdefault(value, before or "")
         value.name = name
 
         def undo() -> None:
             value.name = before
+            if tensor is not None:  # onnx_ir renames it along with the value
+                tensor.name = label
 
         self._undo.append(undo)
 
@@ -281,6 +298,8 @@ class Edit:
     ) -> None:
         """Set the type and shape recorded for ``value``."""
         old_kind, old_shape = value.type, value.shape
+        if kind == old_kind and shape == old_shape:
+            return
         value.type, value.shape = kind, shape
 
         def undo() -> None:
@@ -298,8 +317,7 @@ class Edit:
             return
         node.replace_input_with(index, value)
         self._change(node)
-        if old is not None and (producer := old.producer()) is not None:
-            self._touch(producer)
+        self._relieve(old)
 
         def undo() -> None:
             node.replace_input_with(index, old)
@@ -309,21 +327,27 @@ class Edit:
 
     def set_attribute(self, node: ir.Node, name: str, value: AttributeValue | None) -> None:
         """Set an attribute of ``node``; ``None`` removes it."""
-        old = node.attributes.get(name)
+        before = dict(node.attributes)
         if value is None:
             node.attributes.pop(name, None)
         else:
-            node.attributes.add(
+            node.attributes[name] = (
                 value
                 if isinstance(value, ir.Attr)
                 else ir.convenience.convert_attribute(name, value)
             )
+        if dict(node.attributes) == before:
+            return
         self._change(node)
+        kept = _graphs_in(node.attributes.get(name))
+        for graph in _graphs_in(before.get(name)):
+            if graph not in kept:
+                self._cut += [graph, *graph.subgraphs()]
 
         def undo() -> None:
-            node.attributes.pop(name, None)
-            if old is not None:
-                node.attributes.add(old)
+            # The order of attributes is part of the file.
+            node.attributes.clear()
+            node.attributes.update(before)
 
         self._undo.append(undo)
 
@@ -339,36 +363,69 @@ class Edit:
     def _change(self, node: ir.Node) -> None:
         if node not in self._added:
             self._changed[node] = None
-        self._touch(node)
-
-    def _touch(self, node: ir.Node) -> None:
         self.touched[node] = None
 
+    def _relieve(self, value: ir.Value | None) -> None:
+        if value is not None and (producer := value.producer()) is not None:
+            self.relieved[producer] = None
+
+    def _close(self) -> None:
+        """Check that what goes is not needed by what stays, and write the entry.
+
+        Raises:
+            PassError: Something that stays uses what was marked for removal.
+        """
+        self._cut += [graph for node in self._removed for graph in _held_graphs(node)]
+        gone = {*self._removed, *(node for graph in self._cut for node in graph)}
+        for value in (*(v for node in self._removed for v in node.outputs), *self._dropped):
+            user = next((user for user, _ in value.uses() if user not in gone), None)
+            if user is not None or value.is_graph_output():
+                what = f"node {_anchor_name(user)!r} uses it" if user else "it is an output"
+                raise PassError(
+                    "unsafe-removal",
+                    f"{self.entry.pass_name}: rule {self.entry.rule!r} at "
+                    f"{self.entry.anchor!r} removes {value.name!r}, but {what}.",
+                )
+        entry = self.entry
+        entry.nodes_removed += [
+            record_of(n, self._renamed) for n in gone if n not in self._added
+        ]
+        entry.nodes_added += [record_of(n) for n in self._added if n not in gone]
+        entry.nodes_added += [
+            record_of(inner)
+            for node in self._added
+            if node not in gone
+            for graph in _held_graphs(node)
+            for inner in graph
+        ]
+        entry.nodes_changed += [record_of(n) for n in self._changed if n not in gone]
+        weights = [*self._dropped, *(v for g in self._cut for v in g.initializers.values())]
+        entry.weights_removed += [
+            _weight_record(value.name or "", value.const_value)
+            for value in weights
+            if value.const_value is not None
+        ]
+
     def _commit(self) -> None:
-        by_graph: dict[ir.Graph, list[ir.Node]] = {}
-        for node in self._removed:
-            assert node.graph is not None, f"{node.name!r} was removed before"
-            by_graph.setdefault(node.graph, []).append(node)
-            for producer in node.predecessors():
-                self._touch(producer)
-        # Written before the nodes lose their inputs.
-        self.entry.nodes_removed += [
-            record_of(n) for n in self._removed if n not in self._added
-        ]
-        for graph, gone in by_graph.items():
-            graph.remove(gone, safe=True)
-        self.entry.nodes_added += [record_of(n) for n in self._added if n.graph is not None]
-        self.entry.nodes_changed += [
-            record_of(n) for n in self._changed if n.graph is not None
-        ]
+        """Let what is marked leave the graph; nothing can fail any more."""
+        # Nodes inside a removed node still use values outside of it.
+        for node in (*self._removed, *(node for graph in self._cut for node in graph)):
+            assert node.graph is not None
+            for index, value in enumerate(node.inputs):
+                self._relieve(value)
+                node.replace_input_with(index, None)
+            node.graph.remove(node)
+        for value in self._dropped:
+            assert value.graph is not None
+            del value.graph.initializers[value.name or ""]
 
     def _roll_back(self) -> None:
         for undo in reversed(self._undo):
             undo()
-        entry = self.entry
-        for kept in (entry.weights_removed, entry.weights_added):
-            kept.clear()
-        entry.values_replaced.clear()
+        for name in reversed(self._given):
+            self._names.release(name)
+        # The names that were to replace others are gone; the rest says what was tried.
+        self.entry.values_replaced.clear()
 
 
 Rewrite: TypeAlias = Callable[[Edit], None]
@@ -399,37 +456,44 @@ class Rewriter:
         self.ledger = ledger
         self.names = names or Names(model)
         self._guards = tuple(guards)
+        self._refused: set[tuple[str, ir.Node | str]] = set()
 
     def apply(self, rule: str, anchor: ir.Node | str, rewrite: Rewrite) -> Edit | None:
         """Make one numbered application.
 
         Returns:
             The accepted edit, or ``None`` when the limit is reached, when the rewrite changed
-            nothing, or when a guard objected (the ledger then says which and why).
+            nothing, or when a guard objects (the ledger then says which and why) or has
+            objected before to this rule at this anchor.
 
         Raises:
-            Exception: Whatever ``rewrite`` raises; the model is as before.
+            PassError: The rewrite removes what is still used; the model is as before.
+            Exception: Whatever ``rewrite`` or a guard raises; the model is as before.
         """
-        if self.ledger.exhausted:
+        key = (rule, anchor)
+        if self.ledger.exhausted or key in self._refused:
             return None
-        name = anchor if isinstance(anchor, str) else anchor.name or ""
+        name = anchor if isinstance(anchor, str) else _anchor_name(anchor)
         entry = self.ledger.open(self.pass_name, rule, name)
         edit = Edit(self.model, self.names, entry)
         try:
             rewrite(edit)
+            if not edit.changed_anything:
+                self.ledger.drop(entry)
+                return None
+            edit._close()
+            for guard in self._guards:
+                if objection := guard(self.model, entry):
+                    edit._roll_back()
+                    entry.undone = objection
+                    self._refused.add(key)
+                    return None
         except BaseException:
             edit._roll_back()
             self.ledger.drop(entry)
             raise
-        if not edit.changed_anything:
-            self.ledger.drop(entry)
-            return None
-        for guard in self._guards:
-            if objection := guard(self.model, entry):
-                edit._roll_back()
-                entry.undone = objection
-                return None
         edit._commit()
+        self.ledger.settle(entry)
         return edit
 
     def skip(self, rule: str, anchor: ir.Node | str, reason: str) -> None:
@@ -437,4 +501,5 @@ class Rewriter:
         if isinstance(anchor, str):
             self.ledger.skip(self.pass_name, rule, anchor, "", reason)
         else:
-            self.ledger.skip(self.pass_name, rule, anchor.name or "", anchor.op_type, reason)
+            name = _anchor_name(anchor)
+            self.ledger.skip(self.pass_name, rule, name, anchor.op_type, reason)

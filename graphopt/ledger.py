@@ -116,8 +116,11 @@ class Ledger:
         """Return a new entry with the next number. The caller checks ``exhausted`` first."""
         entry = Application(len(self.applications) + 1, pass_name, rule, anchor)
         self.applications.append(entry)
-        self._skips.pop((pass_name, rule, anchor), None)
         return entry
+
+    def settle(self, entry: Application) -> None:
+        """Let ``entry`` stand: a reason not to make it, noted earlier, no longer holds."""
+        self._skips.pop((entry.pass_name, entry.rule, entry.anchor), None)
 
     def drop(self, entry: Application) -> None:
         """Take back ``entry``, the latest one: it changed nothing."""
