@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import time
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -27,12 +28,18 @@ class Step:
         pass_: The pass.
         result: What it returned.
         rewrites: Numbers of the applications it made: ``range(first, last + 1)``.
+        started_s: When it started, on the clock of ``time.perf_counter``.
+        wall_s: Seconds it took.
+        cpu_s: Seconds of processor time of this process meanwhile.
     """
 
     index: int
     pass_: Pass
     result: PassResult
     rewrites: range
+    started_s: float = 0.0
+    wall_s: float = 0.0
+    cpu_s: float = 0.0
 
     @property
     def label(self) -> str:
@@ -90,10 +97,12 @@ class PassManager:
         for index, pass_ in enumerate(self.passes):
             self._notify(previous, model, pass_)
             first = len(context.ledger) + 1
+            started, cpu = time.perf_counter(), time.process_time()
             result = _run_one(pass_, model, context)
+            wall, cpu = time.perf_counter() - started, time.process_time() - cpu
             model = result.model
             rewrites = range(first, len(context.ledger) + 1)
-            previous = Step(index, pass_, result, rewrites)
+            previous = Step(index, pass_, result, rewrites, started, wall, cpu)
             steps.append(previous)
             logger.info("%s: %s", pass_.name, result.summary or "done")
         self._notify(previous, model, None)

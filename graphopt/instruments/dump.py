@@ -1,0 +1,77 @@
+"""Writes the model after every pass that changed it."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import re
+
+import onnx_ir as ir
+
+from graphopt import model_io
+from graphopt.diff import Snapshot, diff
+from graphopt.errors import OutputError
+from graphopt.manager import Step
+from graphopt.passbase import Pass
+
+__all__ = ["DumpChanged"]
+
+
+class DumpChanged:
+    """Instrument: numbered ``.onnx`` files that any viewer opens, and a text diff for each.
+
+    ``00_original.onnx``, then ``03_fuse-conv-batchnorm.onnx`` with
+    ``03_fuse-conv-batchnorm.diff`` where the third pass changed something. A run that starts
+    again (a pass did not pay and is left out) starts the numbers again and its files replace
+    those of the run before.
+
+    Args:
+        folder: Where the files go; made if it does not exist.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str]) -> None:
+        self.folder = pathlib.Path(folder)
+        self.written: list[pathlib.Path] = []
+        self._before: Snapshot | None = None
+
+    def __call__(self, previous: Step | None, model: ir.Model, next_: Pass | None) -> None:
+        """Write the model if ``previous`` changed it, or before the first pass."""
+        del next_
+        if previous is None:
+            self._start(model)
+            return
+        if not previous.result.modified:
+            return
+        assert self._before is not None, "an instrument is called before the first pass"
+        after = Snapshot.of(model)
+        stem = f"{previous.index + 1:02}_{_file_name(previous.label)}"
+        self._write(model, stem)
+        text = f"# {previous.label}: {previous.result.summary}\n{diff(self._before, after)}"
+        path = self.folder / f"{stem}.diff"
+        path.write_text(text, encoding="utf-8")
+        self.written.append(path)
+        self._before = after
+
+    def _start(self, model: ir.Model) -> None:
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OutputError(
+                "unwritable", f"{self.folder} cannot be made: {error.strerror}."
+            ) from error
+        for path in self.written:
+            path.unlink(missing_ok=True)
+        self.written = []
+        self._write(model, "00_original")
+        self._before = Snapshot.of(model)
+
+    def _write(self, model: ir.Model, stem: str) -> None:
+        saved = model_io.save(model, self.folder / f"{stem}.onnx")
+        self.written.append(saved.path)
+        if saved.external_path is not None:
+            self.written.append(saved.external_path)
+
+
+def _file_name(label: str) -> str:
+    """Return ``label`` as a file name: a pipeline's text may hold anything."""
+    return re.sub(r"[^\w.-]+", "_", label).strip("_")[:80]
