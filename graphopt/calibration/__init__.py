@@ -1,1 +1,1 @@
-"""Streaming statistics of activations."""
+"""What numbers a tensor takes, and the integers that stand for them."""

@@ -1,1 +1,1 @@
-"""Dynamic and static int8 quantization."""
+"""Passes that turn floating-point operators into integer ones."""
