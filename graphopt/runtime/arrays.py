@@ -14,67 +14,59 @@ from graphopt.samples import TensorSpec
 
 __all__ = ["decode", "element_type", "encode", "spec_of"]
 
-# Types that numpy has; all others travel as bytes.
-_NUMPY = set(range(1, 16))
-# onnxruntime's names of types -> ONNX's.
-_ORT_NAMES = {
-    "float": "FLOAT",
-    "double": "DOUBLE",
-    "float16": "FLOAT16",
-    "float8e4m3fn": "FLOAT8E4M3FN",
-    "float8e4m3fnuz": "FLOAT8E4M3FNUZ",
-    "float8e5m2": "FLOAT8E5M2",
-    "float8e5m2fnuz": "FLOAT8E5M2FNUZ",
-    "float8e8m0": "FLOAT8E8M0",
-    "float4e2m1": "FLOAT4E2M1",
-}
-
-
-def element_type(array: np.ndarray) -> int:
-    """Return the ``onnx.TensorProto.DataType`` of ``array``.
-
-    Raises:
-        TypeError: ONNX has no such type.
-    """
-    if array.dtype.kind in "USTO":
-        return ELEMENT_TYPES["object"]
-    kind = ELEMENT_TYPES.get(array.dtype.name)
-    if kind is None:
-        raise TypeError(f"ONNX has no element type {array.dtype}")
-    return kind
+# onnxruntime's names of types, where they are not ONNX's in small letters.
+_NAMES = {"float": "FLOAT", "double": "DOUBLE"}
 
 
 def encode(value: Any) -> Any:
-    """Return ``value`` (an array, or a list of them for a sequence) as the child takes it."""
+    """Return ``value`` (an array, or a list of them for a sequence) as the child takes it.
+
+    Raises:
+        TypeError: ONNX has no such element type.
+    """
+    if isinstance(value, np.ndarray) and value.dtype in ELEMENT_TYPES:
+        return value
     if isinstance(value, list | tuple):
         return [encode(item) for item in value]
-    array = np.asarray(value, order="C")
-    kind = element_type(array)
-    if kind == ELEMENT_TYPES["object"]:
+    array = np.asarray(value)
+    if array.dtype.kind in "USTO":
         return array.astype(object)
-    if kind in _NUMPY:
-        return array
-    data = np.frombuffer(ir.tensor(array).tobytes(), np.uint8)
-    return Opaque(kind, array.shape, data)
+    native = array.astype(array.dtype.newbyteorder("="), copy=False)
+    if native.dtype in ELEMENT_TYPES:
+        return native
+    kind = ir.DataType.from_numpy(native.dtype)
+    return Opaque(
+        kind.value, array.shape, np.frombuffer(ir.tensor(native).tobytes(), np.uint8)
+    )
 
 
 def decode(value: Any) -> Any:
     """Return what the child answered as an array, or a list of arrays for a sequence."""
-    if isinstance(value, list):
-        return [decode(item) for item in value]
-    if not isinstance(value, Opaque):
-        return value
-    proto = onnx.TensorProto()
-    proto.data_type = value.element_type
-    proto.dims.extend(value.shape)
-    proto.raw_data = value.data.tobytes()
-    return ir.serde.TensorProtoTensor(proto).numpy()
+    if isinstance(value, Opaque):
+        proto = onnx.TensorProto(data_type=value.element_type, dims=value.shape)
+        proto.raw_data = value.data.tobytes()
+        return ir.serde.TensorProtoTensor(proto).numpy()
+    return [decode(item) for item in value] if isinstance(value, list) else value
+
+
+def element_type(value: Any) -> int:
+    """Return the ``onnx.TensorProto.DataType`` of an encoded array."""
+    if isinstance(value, Opaque):
+        return value.element_type
+    return ELEMENT_TYPES.get(value.dtype, onnx.TensorProto.STRING)
 
 
 def spec_of(declared: tuple[str, str, Sequence[Any]]) -> TensorSpec:
-    """Return what onnxruntime says of an input: (name, type, shape)."""
+    """Return an input or output as onnxruntime declares it: (name, type, shape).
+
+    A sequence, map or optional is given as its innermost element, without a shape.
+    """
     name, kind, shape = declared
-    inner = kind.rpartition("(")[2].rstrip(")")
-    upper = _ORT_NAMES.get(inner, inner.upper())
-    dtype = np.dtype(object) if inner == "string" else np.dtype(ir.DataType[upper].numpy())
-    return TensorSpec(name, dtype, tuple(shape))
+    outer, _, inner = kind.rstrip(")").rpartition("(")
+    if outer == "tensor":
+        dims = tuple(dim or None if isinstance(dim, str) else dim for dim in shape)
+    else:
+        dims = ()
+    if inner == "string":
+        return TensorSpec(name, np.dtype(object), dims)
+    return TensorSpec(name, ir.DataType[_NAMES.get(inner, inner.upper())].numpy(), dims)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
 
 import numpy as np
 
@@ -17,9 +16,9 @@ class Latency:
     Attributes:
         median_ms: Median time of a run.
         minimum_ms: Shortest time of a run.
-        quartiles_ms: First and third quartile.
-        ratio: Median of (time of this model / time of the first) over the rounds.
-        ratio_quartiles: First and third quartile of it.
+        quartiles_ms: First and third quartile of the time of a run.
+        ratio: Median over the rounds of (time of this model / time of the first model).
+        ratio_quartiles: First and third quartile of that.
         repetitions: Rounds measured.
     """
 
@@ -30,28 +29,22 @@ class Latency:
     ratio_quartiles: tuple[float, float]
     repetitions: int
 
-    @property
-    def speedup(self) -> float:
-        """How many times faster than the first model."""
-        return 1.0 / self.ratio
 
-
-def summarize(times: Sequence[Sequence[float]]) -> list[Latency]:
-    """Return the figures of ``times``: seconds, [models][rounds]."""
-    table = np.asarray(times)
-    ratios = table / table[0]
-    result = []
-    for row, ratio in zip(table * 1e3, ratios, strict=True):
-        low, median, high = np.quantile(row, (0.25, 0.5, 0.75)).tolist()
-        ratio_low, ratio_median, ratio_high = np.quantile(ratio, (0.25, 0.5, 0.75)).tolist()
-        result.append(
-            Latency(
-                median,
-                float(row.min()),
-                (low, high),
-                ratio_median,
-                (ratio_low, ratio_high),
-                table.shape[1],
-            )
+def summarize(times: np.ndarray) -> list[Latency]:
+    """Return the figures of ``times``: seconds of a run, float64 [models, rounds]."""
+    return [
+        Latency(
+            median_ms=float(np.median(row)),
+            minimum_ms=float(row.min()),
+            quartiles_ms=_quartiles(row),
+            ratio=float(np.median(ratio)),
+            ratio_quartiles=_quartiles(ratio),
+            repetitions=times.shape[1],
         )
-    return result
+        for row, ratio in zip(times * 1e3, times / times[0], strict=True)
+    ]
+
+
+def _quartiles(values: np.ndarray) -> tuple[float, float]:
+    low, high = np.quantile(values, (0.25, 0.75)).tolist()
+    return low, high

@@ -6,20 +6,70 @@ import contextlib
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+import weakref
+from collections.abc import Callable, Sequence
 from typing import IO, Any
 
 from graphopt.errors import ExecutionError
 from graphopt.runtime.wire import Channel, ClosedError
 
-__all__ = ["Process"]
+__all__ = ["Process", "error_of", "meaningful_line"]
 
-_START_TIMEOUT = 60.0
+# Starting takes 0.2 s; a machine under heavy load may take a hundred times as long.
+_START_SECONDS = 60.0
+_NOISE_BYTES = 1 << 20
+
+
+class _Child:
+    """One running child process."""
+
+    def __init__(self) -> None:
+        self.owner = os.getpid()
+        self.noise: IO[bytes] = tempfile.TemporaryFile("a+b")  # noqa: SIM115 - has no name
+        ours, theirs = socket.socketpair()
+        try:
+            self._popen = subprocess.Popen(
+                [sys.executable, "-P", "-m", "graphopt.runtime.worker", str(theirs.fileno())],
+                stdin=subprocess.DEVNULL,
+                stdout=self.noise,
+                stderr=self.noise,
+                pass_fds=[theirs.fileno()],
+                env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+                # Ctrl-C is for the parent, which then decides.
+                start_new_session=True,
+            )
+        except BaseException:
+            ours.close()
+            self.noise.close()
+            raise
+        finally:
+            theirs.close()
+        self.channel = Channel(ours)
+        self.pid = self._popen.pid
+
+    def strike(self) -> None:
+        """Kill it, if it is ours."""
+        if self.owner == os.getpid():
+            self._popen.kill()
+
+    def end(self, patience: float = 0.0) -> int:
+        """Wait ``patience`` seconds for its end, kill it, and return its exit status."""
+        self.channel.close()
+        self.noise.close()
+        if self.owner != os.getpid():
+            # We are a copy made by fork; the child is not ours to wait for.
+            self._popen.returncode = 0
+            return 0
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            return self._popen.wait(patience)
+        self.strike()
+        return self._popen.wait()
 
 
 class Process:
@@ -28,20 +78,20 @@ class Process:
     After it has died (of a signal, of a timeout, of an interrupt here) the next request starts
     a new one: ``generation`` then counts up, and nothing that was loaded is there any more.
     Requests of several threads wait for each other.
+
+    Attributes:
+        lock: Held during a request; hold it around several that belong together.
+        generation: How often a child was started.
     """
 
     def __init__(self) -> None:
+        self.lock = threading.RLock()
         self.generation = 0
-        self._lock = threading.RLock()
-        self._child: subprocess.Popen[bytes] | None = None
-        self._channel: Channel | None = None
-        self._noise: IO[bytes] | None = None
-        self._owner = 0
-
-    @property
-    def lock(self) -> threading.RLock:
-        """Held by a request; hold it around several that belong together."""
-        return self._lock
+        self._child: _Child | None = None
+        self._finalizer: weakref.finalize[..., Process] | None = None
+        self._deadline: float | None = None
+        self._seconds = 0.0
+        self._noise_start = 0
 
     @property
     def pid(self) -> int | None:
@@ -50,166 +100,161 @@ class Process:
 
     def ensure(self) -> int:
         """Start the child if it does not run, and return its generation."""
-        with self._lock:
-            if self._owner != os.getpid():
-                # A copy made by fork: the child belongs to the process we were copied from.
-                self._child, self._channel, self._noise = None, None, None
+        with self.lock:
+            if self._child is not None and self._child.owner != os.getpid():
+                self.kill()
             if self._child is None:
-                self._start()
+                self._child = _Child()
+                # An owner that forgets to close leaves no process behind.
+                self._finalizer = weakref.finalize(self, self._child.end)
+                self.generation += 1
+                self.request("hello", what="its first request", timeout=_START_SECONDS)
             return self.generation
 
     def request(
         self,
         operation: str,
-        *arguments: Any,
+        values: Sequence[Any] = (),
+        *,
         what: str,
         timeout: float | None = None,
         progress: Callable[[Any], None] | None = None,
-    ) -> Any:
-        """Ask the child for one operation and return its answer.
+        **keywords: Any,
+    ) -> tuple[Any, list[Any]]:
+        """Ask the child for one operation and return its answer: a value, and arrays.
 
         Args:
             operation: Name of a method of the worker's server.
-            *arguments: Its arguments.
-            what: What is run, for the text of an error, e.g. ``"model 'a.onnx'"``.
+            values: Arrays to send (see ``graphopt.runtime.wire``).
+            what: What is run, for the text of an error.
             timeout: Seconds after which the child is killed; ``None``: never.
             progress: Called with what the child reports before it answers.
+            **keywords: Arguments of the operation.
 
         Raises:
-            ExecutionError: See ``graphopt.runtime``.
+            ExecutionError: See ``graphopt.runtime.Runtime``.
         """
-        with self._lock:
-            self.ensure()
-            deadline = None if timeout is None else time.monotonic() + timeout
-            noise_start = self._noise_size()
-            try:
-                answer = self._exchange(operation, arguments, deadline, progress)
-            except ClosedError:
-                raise self._crashed(what, noise_start) from None
-            except TimeoutError:
-                self.kill()
-                raise ExecutionError(
-                    "timeout",
-                    f"{what} did not finish within {timeout:g} s in onnxruntime.",
-                    hint="Allow more time, or look for a loop that does not end.",
-                ) from None
-            except BaseException:
-                # The answer would be taken for that of the next request.
-                self.kill()
-                raise
-            if answer[0] == "ok":
-                return answer[1]
-            _, case, text = answer
-            raise error_of(what, case, text)
+        with self.lock:
+            self.send(operation, values, what=what, timeout=timeout, **keywords)
+            return self.receive(what=what, progress=progress)
 
-    def _exchange(
+    def send(
         self,
         operation: str,
-        arguments: tuple[Any, ...],
-        deadline: float | None,
-        progress: Callable[[Any], None] | None,
-    ) -> tuple[Any, ...]:
-        assert self._channel is not None
-        self._channel.send((operation, arguments), deadline)
-        while True:
-            answer: tuple[Any, ...] = self._channel.receive(deadline)
-            if answer[0] != "progress":
-                return answer
-            if progress is not None:
-                progress(answer[1])
+        values: Sequence[Any] = (),
+        *,
+        what: str,
+        timeout: float | None = None,
+        **keywords: Any,
+    ) -> None:
+        """Do the first half of ``request``; the caller holds the lock until the second."""
+        self.ensure()
+        assert self._child is not None
+        self._seconds = timeout or 0.0
+        self._deadline = None if timeout is None else time.monotonic() + timeout
+        size = os.fstat(self._child.noise.fileno()).st_size
+        if size > _NOISE_BYTES:
+            self._child.noise.truncate(0)
+            size = 0
+        self._noise_start = size
+        with self._surviving(what):
+            self._child.channel.send((operation, keywords), values, self._deadline)
 
-    def kill(self) -> int | None:
-        """End the child at once and return its exit status; loaded models are gone."""
-        with self._lock:
-            child, channel = self._child, self._channel
-            self._child, self._channel = None, None
-            if self._noise is not None:
-                self._noise.close()
-                self._noise = None
-            if child is None or self._owner != os.getpid():
-                return None
-            if channel is not None:
-                channel.close()
-            with contextlib.suppress(ProcessLookupError):
-                child.kill()
-            return child.wait()
+    def receive(
+        self, *, what: str, progress: Callable[[Any], None] | None = None
+    ) -> tuple[Any, list[Any]]:
+        """Do the second half of ``request``."""
+        assert self._child is not None
+        with self._surviving(what):
+            while True:
+                answer, values = self._child.channel.receive(self._deadline)
+                if answer[0] != "progress":
+                    break
+                if progress is not None:
+                    progress(answer[1])
+        if answer[0] == "error":
+            raise error_of(what, answer[1], answer[2])
+        return answer[1], values
 
-    def _start(self) -> None:
-        self._owner = os.getpid()
-        self._noise = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the child
-        request_reader, request_writer = os.pipe()
-        answer_reader, answer_writer = os.pipe()
+    @contextlib.contextmanager
+    def _surviving(self, what: str) -> Any:
         try:
-            self._child = subprocess.Popen(
-                [sys.executable, "-P", "-m", "graphopt.runtime.worker"],
-                stdin=request_reader,
-                stdout=answer_writer,
-                stderr=self._noise,
-                env={**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
-                # Ctrl-C is for the parent, which then decides.
-                start_new_session=True,
-            )
+            yield
+        except ClosedError:
+            raise self._crashed(what) from None
+        except TimeoutError:
+            self.kill()
+            raise ExecutionError(
+                "timeout",
+                f"onnxruntime did not finish running {what} within {self._seconds:g} s.",
+                hint="Allow more time, or look for a loop that does not end.",
+            ) from None
         except BaseException:
-            os.close(request_writer)
-            os.close(answer_reader)
+            # An answer that is still to come would be taken for that of the next request.
+            self.kill()
             raise
-        finally:
-            os.close(request_reader)
-            os.close(answer_writer)
-        os.set_blocking(request_writer, False)
-        self._channel = Channel(answer_reader, request_writer)
-        self.generation += 1
-        self.request("hello", what="the onnxruntime process", timeout=_START_TIMEOUT)
 
-    def _noise_size(self) -> int:
-        return os.fstat(self._noise.fileno()).st_size if self._noise is not None else 0
+    def kill(self, patience: float = 0.0) -> int:
+        """End the child and return its exit status; what it had loaded is gone.
 
-    def _crashed(self, what: str, noise_start: int) -> ExecutionError:
-        noise = b""
-        if self._noise is not None:
-            noise = os.pread(self._noise.fileno(), 1 << 16, noise_start)
-        if self._child is not None:
-            # It has closed its pipe; give it a moment to end by itself, so that its own
-            # status is read and not that of our SIGKILL.
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self._child.wait(5)
-        status = self.kill()
-        line = meaningful_line(noise.decode(errors="replace"))
+        May be called by another thread than the one that waits for an answer, which then gets
+        an error.
+        """
+        if (running := self._child) is not None and not patience:
+            running.strike()
+        with self.lock:
+            child, self._child = self._child, None
+            if self._finalizer is not None:
+                self._finalizer.detach()
+                self._finalizer = None
+            return child.end(patience) if child is not None else 0
+
+    def _crashed(self, what: str) -> ExecutionError:
+        assert self._child is not None
+        noise = os.pread(self._child.noise.fileno(), 1 << 16, self._noise_start)
+        # It has closed its end; in a moment it has ended, with its own status and not with
+        # that of our SIGKILL.
+        status = self.kill(patience=5.0)
+        cause = signal.Signals(-status).name if status < 0 else f"exit status {status}"
+        said = meaningful_line(noise.decode(errors="replace"))
         return ExecutionError(
             "crashed",
-            f"onnxruntime died of {_cause(status)} while running {what}."
-            + (f" It said: {line}" if line else ""),
-            hint=_advice(status),
+            f"onnxruntime died of {cause} while running {what}."
+            + (f" It said: {said}" if said else ""),
+            hint=_ADVICE.get(-status, "This is a defect of onnxruntime; try another version."),
         )
+
+
+_ADVICE: dict[int, str] = {
+    signal.SIGKILL: "The system may have ended it for lack of memory.",
+    signal.SIGFPE: "Look for an integer division by zero.",
+    signal.SIGABRT: "It may have run out of memory.",
+}
 
 
 def error_of(what: str, case: str, text: str) -> ExecutionError:
     """Return the error for a refusal or a failure that onnxruntime has put into words."""
     verb = "does not load" if case == "refused" else "failed to run"
-    line = meaningful_line(text) or text
-    return ExecutionError(case, f"onnxruntime {verb} {what}: {line}")
+    return ExecutionError(case, f"onnxruntime {verb} {what}: {meaningful_line(text) or text}")
+
+
+# What stands before the words: colours, the time and place of a log line, the error's number.
+_MARKS = (
+    re.compile(r"\x1b\[[0-9;]*m"),
+    re.compile(r"^[\d.:-]+ [\d.:-]+ \[[A-Z]:[^\]]*\]\s*"),
+    re.compile(r"^\[ONNXRuntimeError\] : \d+ : \w+ : "),
+)
 
 
 def meaningful_line(text: str) -> str:
     """Return the first line of onnxruntime's words that says something, without its marks."""
-    for line in text.splitlines():
-        clean = re.sub(r"\x1b\[[0-9;]*m", "", line).strip()
-        clean = re.sub(r"^[\d\-: .,]+\[[A-Z]:[^\]]*\]\s*", "", clean)
-        clean = re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", clean)
-        if clean and not clean.startswith(("Traceback", "File ")):
+    lines = text.splitlines()
+    if lines and lines[0].startswith("Traceback"):
+        lines.reverse()  # Python says it last
+    for line in lines:
+        clean = line.strip()
+        for mark in _MARKS:
+            clean = mark.sub("", clean)
+        if clean:
             return clean if len(clean) <= 400 else clean[:397] + "..."
     return ""
-
-
-def _cause(status: int | None) -> str:
-    if status is not None and status < 0:
-        return signal.Signals(-status).name
-    return f"exit status {status}"
-
-
-def _advice(status: int | None) -> str:
-    if status == -signal.SIGKILL:
-        return "The system may have killed it for lack of memory."
-    if status == -signal.SIGFPE:
-        return "An integer is divided by zero."
-    return "This is a defect of onnxruntime; another version may run the model."

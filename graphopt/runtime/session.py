@@ -8,7 +8,7 @@ import pathlib
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Literal, Self, TypeAlias
 
 import numpy as np
 import onnx
@@ -19,9 +19,14 @@ from graphopt.errors import ExecutionError, ModelError
 from graphopt.runtime import arrays
 from graphopt.runtime.process import Process
 
-__all__ = ["Session", "describe", "load_into"]
+__all__ = ["Level", "Model", "Session", "describe", "load_into", "run_together"]
 
-# Up to this many bytes of weights travel in the message; more go through a file.
+Model: TypeAlias = "ir.Model | str | os.PathLike[str]"
+Level: TypeAlias = Literal["disable", "basic", "extended", "all"]
+"""How much onnxruntime optimizes the graph when it loads it; ``"all"`` is its default."""
+
+# Up to this many bytes of weights travel in the message; more go through a file, because a
+# serialized model holds 2 GB at most.
 _INLINE_BYTES = 1 << 30
 _keys = itertools.count()
 
@@ -30,61 +35,50 @@ class Session:
     """A loaded model; made by ``Runtime.session``, closed at the end of a ``with`` block.
 
     Attributes:
-        input_specs: Inputs that have to be fed.
-        output_names: Names of the outputs: the model's own, then those asked for.
+        input_specs: Inputs that have to be fed, as onnxruntime declares them.
+        output_specs: Outputs: the model's own, then those asked for.
     """
 
     def __init__(
         self,
         process: Process,
         release: Callable[[Process], None],
-        key: int,
-        what: str,
-        inputs: Sequence[tuple[str, str, Sequence[Any]]],
-        outputs: Sequence[tuple[str, str, Sequence[Any]]],
+        model: Model,
+        loaded: tuple[int, Sequence[Any], Sequence[Any]],
+        timeout: float | None,
     ) -> None:
         self._process: Process | None = process
         self._generation = process.generation
         self._release = release
-        self._key = key
-        self._what = what
+        self._what = describe(model)
+        self._key, inputs, outputs = loaded
+        self._timeout = timeout
         self.input_specs = tuple(map(arrays.spec_of, inputs))
-        self.output_names = tuple(name for name, _, _ in outputs)
+        self.output_specs = tuple(map(arrays.spec_of, outputs))
 
-    def run(
-        self, feeds: Mapping[str, np.ndarray], timeout: float | None = None
-    ) -> dict[str, np.ndarray]:
+    @property
+    def output_names(self) -> tuple[str, ...]:
+        """Names of the outputs: the model's own, then those asked for."""
+        return tuple(spec.name for spec in self.output_specs)
+
+    def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Run the model once.
 
         Args:
             feeds: Input name -> array.
-            timeout: Seconds after which the run is given up; ``None``: never.
 
         Returns:
-            Output name -> array. An output that is a sequence is a list.
+            Output name -> array. What is no tensor comes as onnxruntime returns it: a sequence
+            as a list, a map as a dict.
 
         Raises:
-            ExecutionError: onnxruntime failed, died or took too long. After a death the
+            ExecutionError: onnxruntime failed, died or took too long; after the last two the
                 session is closed.
         """
-        process = self._process
-        if process is None:
-            raise ExecutionError("closed", f"the session of {self._what} is closed.")
-        with process.lock:
-            if process.ensure() != self._generation:
-                self._process = None
-                raise ExecutionError("closed", f"the process of {self._what} has ended.")
-            values = process.request(
-                "run",
-                self._key,
-                {name: arrays.encode(value) for name, value in feeds.items()},
-                what=self._what,
-                timeout=timeout,
-            )
-        return {
-            name: arrays.decode(value)
-            for name, value in zip(self.output_names, values, strict=True)
-        }
+        (result,) = run_together([self], feeds)
+        if isinstance(result, ExecutionError):
+            raise result
+        return result
 
     def close(self) -> None:
         """Unload the model."""
@@ -93,7 +87,7 @@ class Session:
             return
         with process.lock:
             if process.pid is not None and process.generation == self._generation:
-                process.request("unload", self._key, what=self._what)
+                process.request("unload", what=self._what, key=self._key)
         self._release(process)
 
     def __enter__(self) -> Self:
@@ -107,86 +101,152 @@ class Session:
     ) -> None:
         self.close()
 
+    def _start(self, feeds: Mapping[str, np.ndarray]) -> Process:
+        """Send a request to run; the caller holds the lock of the process."""
+        process = self._process
+        if process is None or process.pid is None or process.generation != self._generation:
+            raise ExecutionError("closed", f"{self._what} is not loaded any more.")
+        try:
+            values = [arrays.encode(value) for value in feeds.values()]
+        except TypeError as error:
+            raise ExecutionError("failed", f"{self._what} cannot be fed: {error}.") from error
+        process.send(
+            "run",
+            values,
+            what=self._what,
+            timeout=self._timeout,
+            key=self._key,
+            names=list(feeds),
+        )
+        return process
 
-def describe(model: ir.Model | str | os.PathLike[str]) -> str:
+    def _finish(self, process: Process) -> dict[str, np.ndarray]:
+        _, values = process.receive(what=self._what)
+        return {
+            name: arrays.decode(value)
+            for name, value in zip(self.output_names, values, strict=True)
+        }
+
+
+def run_together(
+    sessions: Sequence[Session], feeds: Mapping[str, np.ndarray]
+) -> list[dict[str, np.ndarray] | ExecutionError]:
+    """Run several sessions on the same feed, those of different processes at the same time.
+
+    Returns:
+        What ``Session.run`` returns or raises, one entry a session.
+    """
+    results: list[Any] = [None] * len(sessions)
+    # In one order for all threads, so that two of them cannot wait for each other.
+    order = sorted(range(len(sessions)), key=lambda at: id(sessions[at]._process))
+    running: list[tuple[int, Process]] = []
+
+    def finish() -> None:
+        at, process = running[0]
+        try:
+            results[at] = sessions[at]._finish(process)
+        except ExecutionError as error:
+            results[at] = error
+        running.pop(0)
+        process.lock.release()
+
+    try:
+        for at in order:
+            owner = sessions[at]._process
+            if running and running[-1][1] is owner:
+                finish()
+            lock = owner.lock if owner is not None else None
+            if lock is not None:
+                lock.acquire()
+            try:
+                running.append((at, sessions[at]._start(feeds)))
+            except BaseException as error:
+                if lock is not None:
+                    lock.release()
+                if not isinstance(error, ExecutionError):
+                    raise
+                results[at] = error
+        while running:
+            finish()
+    finally:
+        for _, process in running:
+            process.kill()
+            process.lock.release()
+    return results
+
+
+def describe(model: Model) -> str:
     """Return the words for ``model`` in the text of an error."""
     if isinstance(model, ir.Model):
         return f"the model {model.graph.name!r}" if model.graph.name else "the model"
-    return f"{os.fspath(model)}"
+    return os.fspath(model)
 
 
 def load_into(
     process: Process,
-    model: ir.Model | str | os.PathLike[str],
+    model: Model,
+    *,
     outputs: Sequence[str] = (),
-    level: str = "all",
+    level: Level = "all",
     threads: int = 1,
+    config: Mapping[str, str] | None = None,
     timeout: float | None = None,
-    optimized_path: str = "",
 ) -> tuple[int, list[Any], list[Any]]:
     """Load ``model`` in ``process`` and return its key, its inputs and its outputs."""
     key = next(_keys)
+    # Threads that spin while they wait for work take time from every other process.
+    entries = {"session.intra_op.allow_spinning": "0", **(config or {})}
     with tempfile.TemporaryDirectory(prefix="graphopt-") as folder:
-        payload, base = _payload(model, outputs, pathlib.Path(folder))
-        result = process.request(
+        path, data, base = _payload(model, outputs, pathlib.Path(folder))
+        if base:
+            entries["session.model_external_initializers_file_folder_path"] = base
+        (inputs, declared), _ = process.request(
             "load",
-            key,
-            payload,
-            base,
-            level,
-            threads,
-            False,
-            optimized_path,
+            [np.frombuffer(data, np.uint8)] if path is None else [],
             what=describe(model),
             timeout=timeout,
+            key=key,
+            model=path,
+            level=level,
+            threads=threads,
+            config=entries,
         )
-    return key, *result
+    return key, inputs, declared
 
 
 def _payload(
-    model: ir.Model | str | os.PathLike[str], outputs: Sequence[str], folder: pathlib.Path
-) -> tuple[bytes | str, str]:
-    """Return the model as bytes or a path, and the folder of its external data."""
-    if not isinstance(model, ir.Model):
-        path = pathlib.Path(model)
+    model: Model, outputs: Sequence[str], folder: pathlib.Path
+) -> tuple[str | None, bytes, str]:
+    """Return the path of the model, or its bytes and the folder of its external data."""
+    if isinstance(model, ir.Model):
+        tensors = [
+            value.const_value
+            for graph in model.graphs()
+            for value in graph.initializers.values()
+            if value.const_value is not None
+        ]
+        external = [tensor for tensor in tensors if isinstance(tensor, ir.ExternalTensor)]
+        bases = {os.path.abspath(tensor.base_dir) for tensor in external}
+        inside = sum(tensor.nbytes for tensor in tensors) - sum(t.nbytes for t in external)
+        if len(bases) <= 1 and inside <= _INLINE_BYTES:
+            proto = ir.to_proto(model)
+            return None, _with_outputs(proto, outputs), next(iter(bases), "")
+        path = folder / "model.onnx"
+        model_io.save(model, path, external_data="always")
+    else:
+        path = pathlib.Path(model).absolute()
         if not path.is_file():
-            raise ModelError("missing-file", f"{path} does not exist.")
-        if not outputs:
-            return str(path), ""
-        return path.read_bytes() + _extra_outputs(outputs), str(path.resolve().parent)
-    tensors = [
-        value.const_value
-        for graph in model.graphs()
-        for value in graph.initializers.values()
-        if value.const_value is not None
-    ]
-    external = {
-        os.fspath(tensor.base_dir)
-        for tensor in tensors
-        if isinstance(tensor, ir.ExternalTensor)
-    }
-    inline = sum(t.nbytes for t in tensors if not isinstance(t, ir.ExternalTensor))
-    if len(external) <= 1 and inline <= _INLINE_BYTES:
-        names = {value.name for value in model.graph.outputs}
-        new = [name for name in outputs if name not in names]
-        data = ir.to_proto(model).SerializeToString()
-        base = os.path.abspath(*external) if external else ""
-        return data + _extra_outputs(new), base
-    path = folder / "model.onnx"
-    model_io.save(model, path, external_data="always")
-    return _payload(path, outputs, folder)
+            raise ModelError("missing-file", f"{os.fspath(model)} does not exist.")
+    if not outputs:
+        return str(path), b"", ""
+    proto = onnx.load(path, load_external_data=False)
+    return None, _with_outputs(proto, outputs), str(path.parent)
 
 
-def _extra_outputs(names: Sequence[str]) -> bytes:
-    """Return bytes that, appended to a serialized model, add outputs to its graph.
-
-    Concatenated messages are merged (protobuf encoding, "Last One Wins"): repeated fields are
-    appended, so that a model of any size gets outputs without being parsed. onnxruntime infers
-    the types.
-    """
-    if not names:
-        return b""
-    fragment = onnx.ModelProto()
-    for name in names:
-        fragment.graph.output.add().name = name
-    return bytes(fragment.SerializePartialToString())
+def _with_outputs(proto: onnx.ModelProto, names: Sequence[str]) -> bytes:
+    """Serialize ``proto`` with further outputs; onnxruntime infers their types."""
+    present = {value.name for value in proto.graph.output}
+    for name in dict.fromkeys(names):
+        if name not in present:
+            proto.graph.output.add().name = name
+    return bytes(proto.SerializeToString())

@@ -1,9 +1,9 @@
 """The child process: the only place where onnxruntime is imported.
 
-Started as ``python -m graphopt.runtime.worker``; answers one request at a time. A request is
-``(operation, arguments)``, an answer ``("ok", value)``, ``("error", case, text)``, or, before
-the answer, any number of ``("progress", value)``. It imports numpy and onnxruntime only, and
-ends when its parent does.
+Started as ``python -m graphopt.runtime.worker SOCKET``; answers one request at a time. A
+request is ``(operation, keywords)`` with arrays, an answer ``("ok", value)`` with arrays or
+``("error", case, text)``; before an answer may come any number of ``("progress", value)``. It
+imports numpy and onnxruntime only, and ends when its parent does.
 """
 
 from __future__ import annotations
@@ -12,21 +12,25 @@ import contextlib
 import ctypes
 import gc
 import os
+import resource
 import select
 import signal
-import statistics
+import socket
 import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import onnxruntime as ort
 
-from graphopt.runtime.wire import ELEMENT_TYPES, Channel, ClosedError, Opaque
+from graphopt.runtime import rounds
+from graphopt.runtime.wire import Channel, ClosedError, Opaque
 
 __all__ = ["main"]
+
+Answer: TypeAlias = "tuple[tuple[Any, ...], Sequence[Any]]"
 
 _LEVELS = {
     "disable": ort.GraphOptimizationLevel.ORT_DISABLE_ALL,
@@ -34,20 +38,16 @@ _LEVELS = {
     "extended": ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED,
     "all": ort.GraphOptimizationLevel.ORT_ENABLE_ALL,
 }
-# onnxruntime's names of the element types that numpy does not have.
+# The element types that numpy does not have, as onnxruntime calls them.
 _OPAQUE = {
-    "tensor(bfloat16)",
-    "tensor(float8e4m3fn)",
-    "tensor(float8e4m3fnuz)",
-    "tensor(float8e5m2)",
-    "tensor(float8e5m2fnuz)",
-    "tensor(float8e8m0)",
-    "tensor(float4e2m1)",
-    "tensor(uint4)",
-    "tensor(int4)",
-    "tensor(uint2)",
-    "tensor(int2)",
-}
+    f"tensor({name})"
+    for name in (
+        "bfloat16", "float8e4m3fn", "float8e4m3fnuz", "float8e5m2", "float8e5m2fnuz",
+        "float8e8m0", "float4e2m1", "uint4", "int4", "uint2", "int2",
+    )
+}  # fmt: skip
+# What onnxruntime itself needs for a small node, threads and code included.
+_SPARE_BYTES = 1 << 28
 
 
 class _RefusedError(Exception):
@@ -58,23 +58,24 @@ class _Loaded:
     """A session and what running it needs to know."""
 
     def __init__(self, session: ort.InferenceSession) -> None:
-        self.session = session
+        self._session = session
         self.inputs = [(i.name, i.type, i.shape) for i in session.get_inputs()]
         self.outputs = [(o.name, o.type, o.shape) for o in session.get_outputs()]
-        self.opaque = any(kind in _OPAQUE for _, kind, _ in self.outputs)
+        self._names = [name for name, _, _ in self.outputs]
+        self._opaque = any(kind in _OPAQUE for _, kind, _ in self.outputs)
 
-    def run(self, feeds: Mapping[str, Any], names: Sequence[str] | None = None) -> list[Any]:
-        if not self.opaque and not any(isinstance(v, Opaque) for v in feeds.values()):
-            return list(self.session.run(names, feeds))
+    def run(self, feeds: Mapping[str, Any]) -> list[Any]:
+        if not self._opaque and not any(isinstance(v, Opaque) for v in feeds.values()):
+            return list(self._session.run(self._names, feeds))
         values = {name: _to_ort(value) for name, value in feeds.items()}
-        wanted = names or [name for name, _, _ in self.outputs]
-        return [_from_ort(v) for v in self.session.run_with_ort_values(wanted, values)]
+        results = self._session.run_with_ort_values(self._names, values)
+        return [_from_ort(value) for value in results]
 
 
 def _to_ort(value: Any) -> ort.OrtValue:
     if not isinstance(value, Opaque):
         return ort.OrtValue.ortvalue_from_numpy(value)
-    # Allocated and filled: onnxruntime's own constructor takes no 4-bit types.
+    # Allocated and filled: the constructor from an array knows no packed types.
     out = ort.OrtValue.ortvalue_from_shape_and_type(list(value.shape), value.element_type)
     size = out.tensor_size_in_bytes()
     if size != value.data.nbytes:
@@ -93,128 +94,20 @@ def _from_ort(value: ort.OrtValue) -> Any:
     return Opaque(value.element_type(), tuple(value.shape()), data)
 
 
-def _size(value: Any) -> int:
-    if isinstance(value, Opaque):
-        return value.data.nbytes
-    if isinstance(value, np.ndarray):
-        return int(value.nbytes)
-    return sum(_size(item) for item in value) if isinstance(value, list) else 0
-
-
-class _Server:
-    """The operations; each method is one."""
-
-    def __init__(self, report: Callable[[Any], None]) -> None:
-        self._report = report
-        self._sessions: dict[int, _Loaded] = {}
-        self._nodes: dict[int, _Loaded] = {}
-
-    def hello(self) -> dict[str, Any]:
-        return {"onnxruntime": ort.__version__, "pid": os.getpid()}
-
-    def load(
-        self,
-        key: int,
-        model: bytes | str,
-        folder: str = "",
-        level: str = "all",
-        threads: int = 1,
-        spinning: bool = False,
-        optimized_path: str = "",
-    ) -> tuple[list[Any], list[Any]]:
-        """Load a model; returns (name, type, shape) of its inputs and of its outputs."""
-        loaded = _load(model, folder, level, threads, spinning, optimized_path)
-        self._sessions[key] = loaded
-        return loaded.inputs, loaded.outputs
-
-    def run(
-        self, key: int, feeds: dict[str, Any], names: Sequence[str] | None = None
-    ) -> list[Any]:
-        return self._sessions[key].run(feeds, names)
-
-    def unload(self, key: int) -> None:
-        self._sessions.pop(key, None)
-        gc.collect()
-
-    def evaluate(
-        self, requests: Sequence[tuple[int, bytes | None, dict[str, Any]]], max_bytes: int
-    ) -> list[tuple[Any, ...]]:
-        """Run one-node models; an error of one is its answer, and the others go on."""
-        answers: list[tuple[Any, ...]] = []
-        for key, model, feeds in requests:
-            try:
-                if model is not None:
-                    self._nodes[key] = _load(model, "", "disable", 1, False, "")
-                outputs = self._nodes[key].run(feeds)
-                size = sum(_size(output) for output in outputs)
-                if size > max_bytes:
-                    text = f"the result has {size} bytes, and {max_bytes} are allowed"
-                    answers.append(("error", "refused", text))
-                else:
-                    answers.append(("ok", outputs))
-            except Exception as error:
-                answers.append(_answer(error))
-        return answers
-
-    def forget(self, keys: Sequence[int]) -> None:
-        for key in keys:
-            self._nodes.pop(key, None)
-
-    def latency(
-        self, keys: Sequence[int], feeds: Sequence[dict[str, Any]], repetitions: int
-    ) -> list[list[float]]:
-        sessions = [self._sessions[key] for key in keys]
-        for loaded in sessions:
-            for _ in range(3):
-                loaded.run(feeds[0])
-        times: list[list[float]] = [[] for _ in sessions]
-        gc.disable()
-        try:
-            for index in range(repetitions):
-                order = range(len(sessions))
-                for at in order if index % 2 == 0 else reversed(order):
-                    feed = feeds[index % len(feeds)]
-                    start = time.perf_counter()
-                    sessions[at].run(feed)
-                    times[at].append(time.perf_counter() - start)
-                self._report((index + 1, repetitions, statistics.median(times[0])))
-        finally:
-            gc.enable()
-        return times
-
-    def misbehave(self, how: str) -> None:
-        """Die, hang, or use up the memory: what the tests of the parent need."""
-        if how == "hang":
-            time.sleep(3600)
-        elif how == "memory":
-            held = []
-            while True:
-                held.append(np.ones(1 << 24))
-        else:
-            os.kill(os.getpid(), signal.Signals[how])
-
-
 def _load(
-    model: bytes | str,
-    folder: str,
-    level: str,
-    threads: int,
-    spinning: bool,
-    optimized_path: str,
+    model: bytes | str, level: str, threads: int, config: Mapping[str, str], arena: bool = True
 ) -> _Loaded:
     options = ort.SessionOptions()
     options.graph_optimization_level = _LEVELS[level]
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
-    if not spinning:
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    if folder:
-        options.add_session_config_entry(
-            "session.model_external_initializers_file_folder_path", folder
-        )
-    if optimized_path:
-        options.optimized_model_filepath = optimized_path
+    options.enable_cpu_mem_arena = arena
+    for key, value in config.items():
+        if key == "optimized_model_filepath":
+            options.optimized_model_filepath = value
+        else:
+            options.add_session_config_entry(key, value)
     try:
         session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     except MemoryError:
@@ -224,48 +117,177 @@ def _load(
     return _Loaded(session)
 
 
+class _Server:
+    """The operations: each public method is one, and returns a value and arrays."""
+
+    def __init__(self, report: Callable[[Any], None]) -> None:
+        self._report = report
+        self._sessions: dict[int, _Loaded] = {}
+        self._nodes: dict[int, _Loaded] = {}
+        self._base_bytes = _address_space()
+        self._limit_bytes = 0
+
+    def hello(self, values: Sequence[Any]) -> Answer:
+        del values
+        return ("ok", ort.__version__), ()
+
+    def load(
+        self,
+        values: Sequence[Any],
+        key: int,
+        model: str | None,
+        level: str,
+        threads: int,
+        config: Mapping[str, str],
+    ) -> Answer:
+        """Load the model at a path, or the one whose bytes are the only value."""
+        loaded = _load(values[0].tobytes() if model is None else model, level, threads, config)
+        self._sessions[key] = loaded
+        return ("ok", (loaded.inputs, loaded.outputs)), ()
+
+    def run(self, values: Sequence[Any], key: int, names: Sequence[str]) -> Answer:
+        outputs = self._sessions[key].run(dict(zip(names, values, strict=True)))
+        return ("ok", None), outputs
+
+    def unload(self, values: Sequence[Any], key: int) -> Answer:
+        del values
+        self._sessions.pop(key, None)
+        gc.collect()
+        return ("ok", None), ()
+
+    def evaluate(
+        self,
+        values: Sequence[Any],
+        jobs: Sequence[tuple[int, bytes | None, Sequence[str]]],
+        forget: Sequence[int],
+        max_bytes: int,
+    ) -> Answer:
+        """Run one-node models, given as (key, the model the first time, names of its inputs).
+
+        The value is one entry a job: how many of the arrays are its outputs, or the case and
+        the text of its error.
+        """
+        for key in forget:
+            self._nodes.pop(key, None)
+        self._limit(2 * max_bytes + 4 * sum(map(_size, values)))
+        supply = iter(values)
+        answers: list[int | tuple[str, str]] = []
+        results: list[Any] = []
+        for key, model, names in jobs:
+            feeds = {name: next(supply) for name in names}
+            try:
+                if model is not None:
+                    self._nodes[key] = _load(model, "disable", 1, {}, arena=False)
+                outputs = self._nodes[key].run(feeds)
+            except Exception as error:
+                answers.append(_case(error))
+                continue
+            size = sum(map(_size, outputs))
+            if size > max_bytes:
+                text = f"the result has {size} bytes, and {max_bytes} are allowed"
+                answers.append(("refused", text))
+                continue
+            answers.append(len(outputs))
+            results += outputs
+        return ("ok", answers), results
+
+    def _limit(self, wanted: int) -> None:
+        """Let this process take ``wanted`` bytes more than it took when it started.
+
+        What a node unfolds to cannot be foreseen in general; beyond this the allocation fails,
+        and the machine does not start to swap.
+        """
+        if not self._base_bytes or wanted <= self._limit_bytes:
+            return
+        self._limit_bytes = wanted
+        with contextlib.suppress(ValueError, OSError):
+            _, hard = resource.getrlimit(resource.RLIMIT_AS)
+            limit = self._base_bytes + _SPARE_BYTES + wanted
+            resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
+
+    def latency(
+        self,
+        values: Sequence[Any],
+        keys: Sequence[int],
+        names: Sequence[Sequence[str]],
+        plan: rounds.Plan,
+    ) -> Answer:
+        """Time models in turn; the values are those of all the feeds, one after the other."""
+        supply = iter(values)
+        feeds = [{name: next(supply) for name in feed} for feed in names]
+        sessions = [self._sessions[key] for key in keys]
+        runs = [lambda at, s=loaded: s.run(feeds[at % len(feeds)]) for loaded in sessions]
+        return ("ok", None), [rounds.measure(runs, plan, self._report)]
+
+    def misbehave(self, values: Sequence[Any], how: str) -> Answer:
+        """Die, hang, or use up the memory: for the tests of the parent."""
+        del values
+        if how == "hang":
+            time.sleep(3600)
+        if how == "allocate":
+            self._limit(1 << 30)
+            return ("ok", None), [np.ones(1 << 31, np.uint8)]
+        os.kill(os.getpid(), signal.Signals[how])
+        return ("ok", None), ()
+
+
+def _size(value: Any) -> int:
+    if isinstance(value, Opaque):
+        return value.data.nbytes
+    if isinstance(value, np.ndarray):
+        return int(value.nbytes)
+    return sum(_size(item) for item in value) if isinstance(value, list) else 0
+
+
+def _address_space() -> int:
+    """Return the bytes of address space in use; 0 where the system does not tell."""
+    try:
+        with open("/proc/self/statm", encoding="ascii") as file:
+            return int(file.read().split()[0]) * resource.getpagesize()
+    except OSError:
+        return 0
+
+
 def _text(error: BaseException) -> str:
     return str(error) or type(error).__name__
 
 
-def _answer(error: Exception) -> tuple[str, str, str]:
-    return ("error", "refused" if isinstance(error, _RefusedError) else "failed", _text(error))
+def _case(error: Exception) -> tuple[str, str]:
+    if isinstance(error, MemoryError):
+        return "failed", "it needs more memory than it may use"
+    return "refused" if isinstance(error, _RefusedError) else "failed", _text(error)
 
 
-def _watch(descriptor: int, parent: int) -> None:
+def _watch(end: socket.socket, parent: int) -> None:
     """End this process when the parent has ended, even in the middle of a run."""
     poll = select.poll()
-    poll.register(descriptor, 0)
+    poll.register(end, 0)  # errors and the end of the connection are always told
+    # The parent's id is looked at too: a process that it forked may hold the connection open.
     while not poll.poll(2000) and os.getppid() == parent:
         pass
     os._exit(1)
 
 
-def main() -> None:
-    """Answer requests until the parent closes the pipe or ends."""
-    requests = os.dup(0)
-    answers = os.dup(1)
-    # Native code that prints must not end up in the middle of an answer.
-    null = os.open(os.devnull, os.O_RDONLY)
-    os.dup2(null, 0)
-    os.close(null)
-    os.dup2(2, 1)
+def main(descriptor: int) -> None:
+    """Answer requests until the parent closes the connection or ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_watch, args=(requests, os.getppid()), daemon=True).start()
-    channel = Channel(requests, answers)
+    with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
+        # Where memory runs out, let it be this process that is killed and not the parent.
+        file.write("500")
+    end = socket.socket(fileno=descriptor)
+    threading.Thread(target=_watch, args=(end, os.getppid()), daemon=True).start()
+    channel = Channel(end)
     server = _Server(lambda value: channel.send(("progress", value)))
-    assert set(_OPAQUE).isdisjoint(ELEMENT_TYPES)
     with contextlib.suppress(ClosedError):
         while True:
-            operation, arguments = channel.receive()
+            (operation, keywords), values = channel.receive()
             try:
-                answer: tuple[Any, ...] = ("ok", getattr(server, operation)(*arguments))
+                answer, results = getattr(server, operation)(values, **keywords)
             except Exception as error:
-                answer = _answer(error)
-            channel.send(answer)
-    sys.stderr.flush()
-    os._exit(0)
+                answer, results = ("error", *_case(error)), ()
+            channel.send(answer, results)
+            del values, results  # not held until the next request has come
 
 
 if __name__ == "__main__":
-    main()
+    main(int(sys.argv[1]))
