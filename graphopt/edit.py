@@ -118,27 +118,32 @@ class Edit:
         op_type: str,
         inputs: Sequence[ir.Value | None],
         *,
-        before: ir.Node,
+        before: ir.Node | None = None,
+        after: ir.Node | None = None,
         attributes: dict[str, AttributeValue] | None = None,
         domain: str = "",
         outputs: int = 1,
         like: Sequence[ir.Value] = (),
         name: str = "",
     ) -> tuple[ir.Value, ...]:
-        """Insert a node in front of ``before`` and return its outputs.
+        """Insert a node in front of ``before`` or behind ``after`` and return its outputs.
 
         Args:
             op_type: Operator of the new node.
             inputs: Its inputs; ``None`` for an omitted one. Trailing ``None`` are dropped.
             before: The node in whose graph and in front of which it is inserted.
+            after: The node behind which it is inserted, instead of ``before``.
             attributes: Attribute name -> Python value or ``ir.Attr``.
             domain: Operator domain; empty for ``ai.onnx``.
             outputs: Number of outputs.
             like: Values whose type, shape and names (as hints) the outputs take, in order.
-            name: Hint for the node's name; default: the name of ``before`` and the operator.
+            name: Hint for the node's name; default: that of its neighbour and the operator.
         """
-        graph = before.graph
-        assert graph is not None, "the anchor of an insertion is in a graph"
+        near = before or after
+        assert near is not None, "an insertion needs a neighbour"
+        assert before is None or after is None, "and only one"
+        graph = near.graph
+        assert graph is not None, "the neighbour of an insertion is in a graph"
         kept = list(inputs)
         while kept and kept[-1] is None:
             kept.pop()
@@ -154,7 +159,7 @@ class Edit:
             kept,
             attrs,
             num_outputs=outputs,
-            name=self.fresh_name(name or f"{before.name or 'node'}_{op_type}"),
+            name=self.fresh_name(name or f"{near.name or 'node'}_{op_type}"),
         )
         for index, value in enumerate(new.outputs):
             source = like[index] if index < len(like) else None
@@ -165,7 +170,10 @@ class Edit:
                 value.type = source.type
                 # Shapes can be changed in place: two values must not share one.
                 value.shape = source.shape.copy() if source.shape is not None else None
-        graph.insert_before(before, new)
+        if before is not None:
+            graph.insert_before(before, new)
+        else:
+            graph.insert_after(near, new)
         self._added[new] = None
         self.touched[new] = None
 
@@ -236,8 +244,9 @@ class Edit:
     def replace(self, old: ir.Value, new: ir.Value) -> None:
         """Let every use of ``old``, graph outputs included, use ``new``.
 
-        Nodes that this edit added or marked for removal keep ``old``, so that a node can be
-        put behind ``old``: ``replace(old, edit.node("Relu", [old], ...)[0])``.
+        Nodes that are marked for removal keep ``old``, and so do nodes of this edit that
+        ``new`` is computed from: ``replace(old, edit.node("Relu", [old], ...)[0])`` puts a
+        node behind ``old``.
 
         A graph output keeps its name: ``new`` takes it over, or, where that is impossible
         (it is a graph input, an initializer, another output, or lives in another graph), an
@@ -248,11 +257,23 @@ class Edit:
         self.entry.values_replaced[old.name or ""] = new.name or ""
         if new.shape is None and old.shape is not None and not new.is_initializer():
             self.set_type(new, new.type or old.type, old.shape.copy())
+        keep = self._removed | self._sources(new)
         for user, index in old.uses():
-            if user not in self._removed and user not in self._added:
+            if user not in keep:
                 self.set_input(user, index, new)
         if old.is_graph_output():
             self._replace_output(old, new)
+
+    def _sources(self, value: ir.Value) -> dict[ir.Node, None]:
+        """Return the nodes added by this edit that ``value`` is computed from."""
+        sources: dict[ir.Node, None] = {}
+        waiting = [value.producer()]
+        while waiting:
+            node = waiting.pop()
+            if node is not None and node in self._added and node not in sources:
+                sources[node] = None
+                waiting += node.predecessors()
+        return sources
 
     def _replace_output(self, old: ir.Value, new: ir.Value) -> None:
         graph, producer = old.graph, new.producer()
@@ -310,11 +331,10 @@ class Edit:
     def set_input(self, node: ir.Node, index: int, value: ir.Value | None) -> None:
         """Let input ``index`` of ``node`` be ``value``; the node may get more inputs."""
         size = len(node.inputs)
-        if index >= size:
-            node.resize_inputs(index + 1)
-        old = node.inputs[index]
+        old = node.inputs[index] if index < size else None
         if old is value:
             return
+        node.resize_inputs(max(size, index + 1))
         node.replace_input_with(index, value)
         self._change(node)
         self._relieve(old)
@@ -376,15 +396,17 @@ class Edit:
             PassError: Something that stays uses what was marked for removal.
         """
         self._cut += [graph for node in self._removed for graph in _held_graphs(node)]
-        gone = {*self._removed, *(node for graph in self._cut for node in graph)}
+        inner = [node for graph in self._cut for node in graph]
+        gone = dict.fromkeys([*self._removed, *inner])
         for value in (*(v for node in self._removed for v in node.outputs), *self._dropped):
             user = next((user for user, _ in value.uses() if user not in gone), None)
             if user is not None or value.is_graph_output():
-                what = f"node {_anchor_name(user)!r} uses it" if user else "it is an output"
+                name = self._renamed.get(value, value.name)
+                what = f"a {user.op_type} still uses it" if user else "it is a graph output"
                 raise PassError(
                     "unsafe-removal",
                     f"{self.entry.pass_name}: rule {self.entry.rule!r} at "
-                    f"{self.entry.anchor!r} removes {value.name!r}, but {what}.",
+                    f"{self.entry.anchor!r} removes {name!r}, but {what}.",
                 )
         entry = self.entry
         entry.nodes_removed += [
@@ -392,11 +414,11 @@ class Edit:
         ]
         entry.nodes_added += [record_of(n) for n in self._added if n not in gone]
         entry.nodes_added += [
-            record_of(inner)
+            record_of(held)
             for node in self._added
             if node not in gone
             for graph in _held_graphs(node)
-            for inner in graph
+            for held in graph
         ]
         entry.nodes_changed += [record_of(n) for n in self._changed if n not in gone]
         weights = [*self._dropped, *(v for g in self._cut for v in g.initializers.values())]
