@@ -1,8 +1,8 @@
 """What a model is run on: a stream of feeds that can be started again.
 
 A feed is ``{input name: array}``. Samples come from an ``.npz`` file, a folder of ``.npz``
-files, a ``CalibrationDataReader``, a list or a factory of feeds, or are made up from the inputs
-that the model declares.
+files, a ``CalibrationDataReader``, a list or a factory of feeds, or are made up from what the
+model declares.
 """
 
 from __future__ import annotations

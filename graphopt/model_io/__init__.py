@@ -1,0 +1,11 @@
+"""Reads and writes models: safe, atomic, the weights left on disk.
+
+Reading checks everything that a file can get wrong before it is believed, and refuses with one
+line. Weights are mapped where they are, also inside one ``.onnx`` file; writing streams them
+from there. What is written appears at its place at one stroke.
+"""
+
+from graphopt.model_io.loading import input_specs, load
+from graphopt.model_io.saving import ExternalData, Saved, Stage, save, staged
+
+__all__ = ["ExternalData", "Saved", "Stage", "input_specs", "load", "save", "staged"]
