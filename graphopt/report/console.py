@@ -211,5 +211,8 @@ def progress(console: rich.console.Console) -> Iterator[Progress]:
         rich.progress.MofNCompleteColumn(),
         rich.progress.TimeRemainingColumn(),
     )
-    with rich.progress.Progress(*columns, console=console, transient=True) as bars:
+    quiet = not console.is_terminal
+    with rich.progress.Progress(
+        *columns, console=console, transient=True, disable=quiet
+    ) as bars:
         yield Progress(bars)

@@ -1,0 +1,173 @@
+"""The command line: what it prints, where, and its exit codes."""
+
+import json
+import pathlib
+import subprocess
+import sys
+
+import click.testing
+import graphs
+import numpy as np
+import onnx
+import onnx_ir as ir
+import pytest
+
+from graphopt.cli import main
+from graphopt.errors import EXIT_INVALID, EXIT_USAGE
+
+MODEL = """g (float[N, 4] x) => (float[N, 3] y)
+    <float[4, 3] w = {1, 0, 0, 0, 1, 0, 0, 0, 1, 1, 2, 3}, float[3] a = {1, 2, 3},
+     float[3] b = {4, 5, 6}>
+    { c = Add(a, b)
+      i = Identity(x)
+      h = MatMul(i, w)
+      y = Add(h, c) }"""
+
+
+@pytest.fixture
+def model(tmp_path: pathlib.Path) -> pathlib.Path:
+    path = tmp_path / "model.onnx"
+    onnx.save(ir.to_proto(graphs.load(MODEL)), path)
+    return path
+
+
+def call(*args: object) -> click.testing.Result:
+    return click.testing.CliRunner().invoke(main, [str(arg) for arg in args])
+
+
+def test_optimize_writes_a_smaller_model_that_agrees(model: pathlib.Path) -> None:
+    output = model.with_name("out.onnx")
+
+    result = call("optimize", model, "-o", output, "--no-measure")
+
+    assert result.exit_code == 0, result.output
+    assert not result.stdout, "words and tables go to stderr"
+    assert [node.op_type for node in onnx.load(output).graph.node] == ["MatMul", "Add"]
+    assert f"wrote {output}" in result.stderr
+    assert call("validate", model, output).exit_code == 0
+
+
+def test_optimize_in_place(model: pathlib.Path) -> None:
+    assert call("optimize", model, "-o", model, "--no-measure").exit_code == 0
+    assert len(onnx.load(model).graph.node) == 2
+
+
+def test_same_input_gives_the_same_bytes(model: pathlib.Path) -> None:
+    outputs = [model.with_name(f"out{index}.onnx") for index in range(2)]
+    for output in outputs:
+        assert call("optimize", model, "-o", output, "--no-measure").exit_code == 0
+    assert outputs[0].read_bytes() == outputs[1].read_bytes()
+
+
+def test_json_goes_to_stdout_alone(model: pathlib.Path) -> None:
+    output = model.with_name("out.onnx")
+
+    result = call("optimize", model, "-o", output, "--json", "--no-measure")
+
+    report = json.loads(result.stdout)
+    assert report["schema"] == "graphopt/optimize/1"
+    assert report["before"]["nodes"] == 4
+    assert report["after"]["nodes"] == 2
+    assert report["comparison"]["passed"] is True
+    numbers = [entry["number"] for entry in report["ledger"]]
+    assert numbers == list(range(1, len(numbers) + 1))
+
+
+def test_rewrite_limit_zero_changes_nothing(model: pathlib.Path) -> None:
+    output = model.with_name("out.onnx")
+
+    assert call("optimize", model, "-o", output, "--rewrite-limit", 0).exit_code == 0
+
+    assert len(onnx.load(output).graph.node) == 4
+
+
+def test_validate_tells_models_apart(model: pathlib.Path) -> None:
+    other = onnx.load(model)
+    (weight,) = (t for t in other.graph.initializer if t.name == "a")
+    weight.CopyFrom(onnx.numpy_helper.from_array(np.float32([1, 2, 3.5]), "a"))
+    changed = model.with_name("changed.onnx")
+    onnx.save(other, changed)
+
+    result = call("validate", model, changed)
+
+    assert result.exit_code == EXIT_INVALID
+    assert "differ" in result.stdout
+    assert call("validate", model, changed, "--json").exit_code == EXIT_INVALID
+
+
+def test_inspect_counts(model: pathlib.Path) -> None:
+    facts = json.loads(call("inspect", model, "--json").stdout)
+
+    assert facts["nodes"] == 4
+    assert facts["parameters"] == 18
+    assert facts["macs"] == 12
+    assert "MatMul" in call("inspect", model).stdout
+
+
+def test_bench_measures_each_model_against_the_first(model: pathlib.Path) -> None:
+    result = call("bench", model, model, "--repetitions", 3, "--json")
+
+    first, second = json.loads(result.stdout)
+    assert first["ratio"] == 1.0
+    assert second["median_ms"] > 0
+
+
+def test_passes_lists_every_pass_and_describes_one() -> None:
+    listing = call("passes").stdout
+    assert "fold-constants" in listing
+    assert "int8-dynamic" in listing
+
+    described = call("passes", "fold-constants").stdout
+    assert "max-bytes" in described
+    assert "1048576" in described
+    assert "Preconditions" in described
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "text"),
+    [
+        (["--passes", "fold-constant"], "pipeline/unknown-pass", "'fold-constants'"),
+        (["--passes", "fold-constants{max-byte=1}"], "pipeline/unknown-option", "max-bytes"),
+        (["--passes", "fold-constants{max-bytes=x}"], "pipeline/bad-option", "integer"),
+        (["--passes", "fold-constants{"], "pipeline/syntax", "expected"),
+        (["--passes", ""], "pipeline/empty", "default"),
+        (["--passes", "quantize-static"], "samples/missing", "--data"),
+        (["--no-such-option"], "usage", "--no-such-option"),
+    ],
+)
+def test_bad_usage_is_one_line(
+    model: pathlib.Path, args: list[str], code: str, text: str
+) -> None:
+    output = model.with_name("out.onnx")
+    output.write_bytes(b"precious")
+
+    result = call("optimize", model, "-o", output, *args)
+
+    assert result.exit_code == EXIT_USAGE
+    assert not result.stdout
+    (line,) = result.stderr.splitlines()
+    assert line.startswith(f"graphopt: error [{code}]: ")
+    assert text in line
+    assert output.read_bytes() == b"precious", "the output is untouched"
+    assert sorted(path.name for path in model.parent.iterdir()) == ["model.onnx", "out.onnx"]
+
+
+def test_unknown_pass_asked_about_names_the_nearest() -> None:
+    result = call("passes", "fold-constnats")
+
+    assert result.exit_code == EXIT_USAGE
+    assert "Did you mean 'fold-constants'?" in result.stderr
+
+
+def test_help_imports_nothing_heavy() -> None:
+    code = (
+        "import sys; from graphopt.cli import main\n"
+        "try: main(['--help'])\n"
+        "except SystemExit as stop: assert not stop.code\n"
+        "heavy = {'onnx', 'onnx_ir', 'onnxruntime', 'numpy', 'rich'} & set(sys.modules)\n"
+        "sys.exit(f'imported {heavy}' if heavy else 0)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
