@@ -7,6 +7,8 @@ from collections.abc import Iterator
 import onnx
 import onnx_ir as ir
 
+from graphopt import model_io
+
 __all__ = ["Inferred", "infer", "merged"]
 
 Inferred = tuple[ir.TypeProtocol | None, ir.Shape | None]
@@ -16,8 +18,8 @@ Inferred = tuple[ir.TypeProtocol | None, ir.Shape | None]
 def infer(model: ir.Model) -> dict[ir.Value, Inferred]:
     """Return what shape inference finds out about the values of ``model``.
 
-    Weights that are memory-mapped stay on disk: the model is handed over with references to
-    them. Shape arithmetic is followed (``data_prop``). The model is not changed.
+    Large weights stay where they are: the model is handed over without their data. Shape
+    arithmetic is followed (``data_prop``). The model is not changed.
 
     Returns:
         Value -> (type, shape) for every intermediate value that something was found for, in
@@ -27,7 +29,7 @@ def infer(model: ir.Model) -> dict[ir.Value, Inferred]:
         onnx.shape_inference.InferenceError: The model contradicts itself.
     """
     proto = onnx.shape_inference.infer_shapes(
-        ir.to_proto(model), check_type=False, strict_mode=False, data_prop=True
+        model_io.skeleton(model), check_type=False, strict_mode=False, data_prop=True
     )
     return dict(_walk(model.graph, proto.graph))
 

@@ -7,5 +7,15 @@ from there. What is written appears at its place at one stroke.
 
 from graphopt.model_io.loading import input_specs, load
 from graphopt.model_io.saving import ExternalData, Saved, Stage, save, staged
+from graphopt.model_io.skeleton import skeleton
 
-__all__ = ["ExternalData", "Saved", "Stage", "input_specs", "load", "save", "staged"]
+__all__ = [
+    "ExternalData",
+    "Saved",
+    "Stage",
+    "input_specs",
+    "load",
+    "save",
+    "skeleton",
+    "staged",
+]

@@ -21,7 +21,7 @@ from graphopt.model_io.loading import kept_of
 from graphopt.model_io.tensors import MappedTensor, SparseTensor
 from graphopt.model_io.weights import MIN_MAPPED_BYTES, all_graphs
 
-__all__ = ["External", "large_initializers", "pieces_of"]
+__all__ = ["External", "large_initializers", "pieces_of", "skeleton"]
 
 External: TypeAlias = "tuple[str, int]"
 """A file with external data, and the first byte of a tensor in it."""
@@ -92,6 +92,17 @@ def pieces_of(
 
     pieces = wire.rewrite(buffer, wanted, fill) if places else None
     return buffer, pieces or [(0, len(buffer))]
+
+
+def skeleton(model: ir.Model) -> onnx.ModelProto:
+    """Return ``model`` as a proto whose large initializers have a type and a shape only.
+
+    For what looks at a graph and not at its weights, such as shape inference. The data of
+    those initializers is declared to be in a file that does not exist.
+    """
+    view = _Placeholders(lambda tensor: ("weights", 0)).model(model)
+    proto: onnx.ModelProto = ir.serde.serialize_model(view)
+    return proto
 
 
 class _Placeholders:
