@@ -225,6 +225,8 @@ def _cycle(body: Body, waiting: list[set[int]], missing: list[int]) -> ModelErro
         path.append(at)
         at = min(index for index in waiting[at] if missing[index])
     cycle = path[seen[at] :][::-1]
+    first = cycle.index(min(cycle))
+    cycle = cycle[first:] + cycle[:first]
     shown = [label(body.node[index], index).removeprefix("node ") for index in cycle[:6]]
     if len(cycle) > 6:
         shown.append(f"... {len(cycle) - 6} more")

@@ -8,7 +8,7 @@ from graphopt.errors import ModelError
 from graphopt.model_io import wire
 from graphopt.model_io.source import SourceFile
 
-__all__ = ["check_is_model", "not_parsed"]
+__all__ = ["check_is_model", "not_parsed", "not_scanned"]
 
 _BEGINNINGS = (
     (b"version https://git-lfs", "a git-LFS pointer", "Run `git lfs pull` to get the file."),
@@ -71,17 +71,23 @@ def _other(source: SourceFile, why: str) -> ModelError:
     return ModelError("not-onnx", f"{source.path} is not an ONNX file: {looks}.", hint=hint)
 
 
+def not_scanned(path: pathlib.Path, error: wire.WireError) -> ModelError:
+    """Return why a model could not be taken apart."""
+    if error.too_deep:
+        return ModelError(
+            "nesting",
+            f"{path} has graphs nested too deeply: protobuf reads {wire.MAX_DEPTH} levels of "
+            "messages, about 30 of graphs.",
+        )
+    return ModelError("corrupt", f"{path} is damaged: {error}.")
+
+
 def not_parsed(path: pathlib.Path, skeleton: bytes, error: Exception) -> ModelError:
     """Return why protobuf does not accept a model, with its weights left out."""
     try:
+        # The messages of types, which are not looked into, go a few levels deeper.
         wire.rewrite(skeleton, lambda *_: True, lambda *_: None, max_depth=wire.MAX_DEPTH - 8)
     except wire.WireError as problem:
-        if problem.too_deep:
-            return ModelError(
-                "nesting",
-                f"{path} has graphs nested too deeply: protobuf reads {wire.MAX_DEPTH} levels "
-                "of messages, about 30 of graphs.",
-            )
-        return ModelError("corrupt", f"{path} is damaged: {problem}.")
+        return not_scanned(path, problem)
     reason = str(error).splitlines()[0][:200]
     return ModelError("corrupt", f"{path} is damaged; protobuf says: {reason}.")

@@ -71,9 +71,7 @@ class Weights:
                 buffer, lambda start, end: end - start >= MIN_MAPPED_BYTES, cut
             )
         except wire.WireError as error:
-            if error.too_deep:
-                raise sniff.not_parsed(source.path, b"", error) from None
-            raise ModelError("corrupt", f"{source.path} is damaged: {error}.") from None
+            raise sniff.not_scanned(source.path, error) from None
         if pieces is None:
             pieces = [(0, source.size)]
         if (size := wire.length_of(pieces)) > MAX_SKELETON_BYTES:
