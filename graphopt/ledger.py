@@ -7,7 +7,7 @@ explanations read. A pass never writes here itself: ``graphopt.edit`` does.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
 __all__ = ["Application", "Ledger", "NodeRecord", "Skip", "WeightRecord"]
 
@@ -146,24 +146,29 @@ class Ledger:
         ]
 
     def history(self, name: str) -> Iterator[Application]:
-        """Yield the applications that touched the node, value or weight ``name``.
+        """Yield the applications that touched the node, value or weight ``name``, in order.
 
-        A name is followed through replacements: what carries its data now has its history.
+        A name is followed through replacements, both ways: to the names whose data it carries,
+        and to the name that carries its own data now.
         """
         names = {name}
         for entry in reversed(self.applications):
-            for old, new in entry.values_replaced.items():
-                if new in names:
-                    names.add(old)
+            if not entry.undone:
+                names |= {old for old, new in entry.values_replaced.items() if new in names}
+        heirs = {name}
         for entry in self.applications:
-            if names & set(_names(entry)):
+            if not entry.undone:
+                heirs |= {new for old, new in entry.values_replaced.items() if old in heirs}
+        names |= heirs
+        for entry in self.applications:
+            if not names.isdisjoint(_touched(entry)):
                 yield entry
 
     def __len__(self) -> int:
         return len(self.applications)
 
 
-def _names(entry: Application) -> Iterable[str]:
+def _touched(entry: Application) -> Iterator[str]:
     yield entry.anchor
     for node in (*entry.nodes_removed, *entry.nodes_added, *entry.nodes_changed):
         yield node.name
@@ -171,4 +176,3 @@ def _names(entry: Application) -> Iterable[str]:
     for weight in (*entry.weights_removed, *entry.weights_added):
         yield weight.name
     yield from entry.values_replaced
-    yield from entry.values_replaced.values()

@@ -9,8 +9,8 @@ Grammar::
     value    = word | "quoted" | "(" value ("," value)* ")"
 
 Option names are the fields of the pass, with ``-`` for ``_``. Integers take a suffix K, M or G
-(powers of 1024). Formatting a pipeline writes the options that differ from their defaults, and
-parsing that text gives equal passes.
+(powers of 1024); the word ``none`` is no value, in quotes it is text. Formatting a pipeline
+writes the options that differ from their defaults, and parsing that text gives equal passes.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import dataclasses
 import enum
 import types
 import typing
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from graphopt import registry
 from graphopt.errors import PipelineError, nearest
@@ -57,11 +57,9 @@ def parse(text: str) -> list[Pass]:
         PipelineError: The text is not a pipeline, or a pass or an option does not exist; the
             hint names the nearest valid one.
     """
-    scanner = _Scanner(text)
-    passes = list(_items(scanner, closing="", depth=0))
-    if not passes:
+    if not text.strip():
         raise PipelineError("empty", "the pipeline names no pass.", hint="Try 'default'.")
-    return passes
+    return list(_items(_Scanner(text), closing="", depth=0))
 
 
 def format_pipeline(passes: Iterable[Pass]) -> str:
@@ -91,8 +89,9 @@ def check_order(passes: Sequence[Pass]) -> None:
     for pass_ in passes:
         flat += pass_.passes if isinstance(pass_, Fixpoint) else [pass_]
     for index, pass_ in enumerate(flat):
+        before = {earlier.name for earlier in flat[:index]}
         for later in flat[index + 1 :]:
-            if later.name in pass_.after:
+            if later.name in pass_.after and later.name not in before:
                 raise PipelineError(
                     "order",
                     f"{pass_.name!r} stands before {later.name!r}.",
@@ -102,13 +101,15 @@ def check_order(passes: Sequence[Pass]) -> None:
 
 def _items(scanner: _Scanner, closing: str, depth: int) -> Iterable[Pass]:
     if depth > 8:
-        raise scanner.error("presets are nested too deeply")
+        raise scanner.error("brackets or presets are nested too deeply")
     while True:
         if scanner.take("["):
-            yield _fixpoint(list(_items(scanner, closing="]", depth=depth)), scanner)
+            yield _fixpoint(list(_items(scanner, closing="]", depth=depth + 1)), scanner)
         else:
             name = scanner.word("a pass")
-            if name in PRESETS and scanner.peek() != "{":
+            if name in PRESETS:
+                if scanner.peek() == "{":
+                    raise scanner.error(f"the preset {name!r} takes no options")
                 yield from _items(_Scanner(PRESETS[name]), closing="", depth=depth + 1)
             else:
                 yield _pass(name, scanner)
@@ -152,6 +153,8 @@ def _pass(name: str, scanner: _Scanner) -> Pass:
                     f"{name!r} has no option {option.replace('_', '-')!r}.",
                     hint=nearest(option, fields).replace("_", "-"),
                 )
+            if option in options:
+                raise scanner.error(f"{option.replace('_', '-')!r} is given twice")
             if not scanner.take("="):
                 raise scanner.error(f"expected '=' after {option!r}")
             options[option] = _convert(scanner.value(), hints[option], f"{name}{{{option}}}")
@@ -161,6 +164,12 @@ def _pass(name: str, scanner: _Scanner) -> Pass:
         return cls(**options)
     except (TypeError, ValueError) as error:
         raise PipelineError("bad-option", f"{name}: {error}.") from error
+
+
+class _Quoted(str):
+    """A value that was written in quotes: text, never the word ``none``."""
+
+    __slots__ = ()
 
 
 class _Scanner:
@@ -187,7 +196,8 @@ class _Scanner:
             self._at += 1
         word = self._text[start : self._at].strip()
         if not word:
-            raise self.error(f"expected {what}, found {self.peek() or 'the end'!r}")
+            found = repr(self.peek()) if self.peek() else "the end"
+            raise self.error(f"expected {what}, found {found}")
         return word
 
     def value(self) -> str | list[str]:
@@ -208,7 +218,7 @@ class _Scanner:
             sign = self._text[self._at]
             self._at += 1
             if sign == '"':
-                return "".join(out)
+                return _Quoted("".join(out))
             if sign == "\\" and self._at < len(self._text):
                 sign = self._text[self._at]
                 self._at += 1
@@ -225,7 +235,8 @@ def _convert(text: str | list[str], kind: object, where: str) -> object:
     """Return ``text`` as a value of the annotated type ``kind``."""
     origin, args = typing.get_origin(kind), typing.get_args(kind)
     if origin in (typing.Union, types.UnionType):
-        if text in ("none", "None") and type(None) in args:
+        is_none = text in ("none", "None") and not isinstance(text, _Quoted)
+        if is_none and type(None) in args:
             return None
         (kind,) = [arg for arg in args if arg is not type(None)]
         return _convert(text, kind, where)
@@ -244,11 +255,11 @@ def _convert(text: str | list[str], kind: object, where: str) -> object:
 
 def _convert_word(text: str, kind: object, origin: object, args: tuple[object, ...]) -> object:
     if origin is typing.Literal:
-        if text not in args:
-            raise ValueError(f"{text!r} is not one of {', '.join(map(str, args))}")
-        return text
+        return _choice(text, {str(arg): arg for arg in args})
+    if isinstance(kind, type) and issubclass(kind, enum.Enum):
+        return _choice(text, {str(member.value): member for member in kind})
     if kind is str:
-        return text
+        return str(text)
     if kind is bool:
         if text.lower() not in ("true", "false"):
             raise ValueError(f"{text!r} is neither true nor false")
@@ -265,9 +276,13 @@ def _convert_word(text: str, kind: object, origin: object, args: tuple[object, .
             return float(text)
         except ValueError:
             raise ValueError(f"{text!r} is not a number") from None
-    if isinstance(kind, type) and issubclass(kind, enum.Enum):
-        return kind(text)
     raise ValueError(f"options of type {kind} cannot be written as text")
+
+
+def _choice(text: str, choices: Mapping[str, object]) -> object:
+    if text not in choices:
+        raise ValueError(f"{text!r} is not one of {', '.join(choices)}")
+    return choices[text]
 
 
 def _format_value(value: object) -> str:
@@ -277,7 +292,7 @@ def _format_value(value: object) -> str:
         return "true" if value else "false"
     if isinstance(value, enum.Enum):
         value = value.value
-    text = repr(value) if isinstance(value, float) else str(value)
+    text = repr(float(value)) if isinstance(value, float) else str(value)
     plain = text and text == text.strip() and not set(text) & (_SPECIAL | {"\\"})
     if plain and not (isinstance(value, str) and text in ("none", "None")):
         return text

@@ -13,7 +13,7 @@ import inspect
 from graphopt.errors import PassError, PipelineError, nearest
 from graphopt.passbase import Pass
 
-__all__ = ["GROUP", "find", "names"]
+__all__ = ["GROUP", "find", "names", "refresh"]
 
 GROUP = "graphopt.passes"
 
@@ -31,6 +31,11 @@ def _entry_points() -> dict[str, importlib.metadata.EntryPoint]:
                 hint="Uninstall one of them.",
             )
     return found
+
+
+def refresh() -> None:
+    """Look again at what is installed; the entry points are read once in a process."""
+    _entry_points.cache_clear()
 
 
 def names() -> list[str]:
@@ -52,9 +57,11 @@ def find(name: str) -> type[Pass]:
         )
     try:
         found: object = entry.load()
-    except ImportError as error:
+    except Exception as error:  # whatever the module of a plug-in raises
         raise PassError(
-            "import", f"the pass {name!r} cannot be imported from {entry.value}: {error}."
+            "import",
+            f"the pass {name!r} cannot be imported from {entry.value}: "
+            f"{type(error).__name__}: {error}.",
         ) from error
     if not (inspect.isclass(found) and issubclass(found, Pass)):
         raise PassError("not-a-pass", f"{entry.value} is not a class derived from Pass.")

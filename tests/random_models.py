@@ -60,12 +60,12 @@ class _Builder:
         values: list[ir.Value] = []
         for _ in range(size):
             node = self._node([*visible, *values], flag, depth)
+            half = node.op_type == "Split"  # its outputs fit nothing and stay unused
             for value in node.outputs:
                 value.name = self.name("v")
                 if self._rng.random() < 0.8:  # the others have no value_info
-                    value.shape, value.type = ir.Shape([4]), FLOATS
-                if value.producer().op_type != "Split":
-                    values.append(value)
+                    value.shape, value.type = ir.Shape([2 if half else 4]), FLOATS
+                values += [] if half else [value]
             nodes.append(node)
         for value in values:  # any of them may become an output
             value.shape, value.type = ir.Shape([4]), FLOATS
