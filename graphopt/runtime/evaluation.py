@@ -24,6 +24,7 @@ from graphopt.runtime.process import Process, error_of
 __all__ = ["Evaluator", "Result"]
 
 Result: TypeAlias = "list[np.ndarray] | ExecutionError"
+_Shape: TypeAlias = tuple[int | None, ...]
 
 # The newest that the oldest supported onnxruntime, 1.20, knows.
 _IR_VERSION = 10
@@ -31,6 +32,8 @@ _IR_VERSION = 10
 _KEPT = 1024
 # The largest constant of a node that is written into the signature as it is.
 _PLAIN_BYTES = 64
+# The longest vector whose size is declared.
+_VECTOR = 16
 _SIMPLE = {
     ir.AttributeType.INT, ir.AttributeType.INTS, ir.AttributeType.STRING,
     ir.AttributeType.STRINGS, ir.AttributeType.FLOAT, ir.AttributeType.FLOATS,
@@ -45,7 +48,7 @@ class _Job:
     what: str
     names: list[str]
     values: list[Any]
-    kinds: tuple[tuple[int, int], ...]  # element type and rank of each value
+    kinds: tuple[tuple[int, _Shape], ...]  # element type and declared shape of each value
     signature: tuple[Any, ...]
 
 
@@ -154,7 +157,7 @@ def _prepare(
     names = [f"i{at}" for at, value in enumerate(inputs) if value is not None]
     try:
         values = [arrays.encode(value) for value in inputs if value is not None]
-        kinds = tuple((arrays.element_type(value), len(value.shape)) for value in values)
+        kinds = tuple((arrays.element_type(value), _declared(value)) for value in values)
         attributes = tuple(map(_attribute_key, node.attributes.values()))
         _check(node, inputs, opset, max_bytes)
     except (TypeError, ValueError) as error:
@@ -170,6 +173,16 @@ def _prepare(
         attributes,
     )
     return _Job(node, what, names, values, kinds, signature)
+
+
+def _declared(value: Any) -> _Shape:
+    """Return the shape to declare: the rank only, so that other sizes use the same session.
+
+    Of short vectors the size too: Resize takes ``sizes`` of unknown size for empty
+    (onnxruntime 1.31).
+    """
+    shape: tuple[int, ...] = value.shape
+    return shape if len(shape) == 1 and shape[0] <= _VECTOR else (None,) * len(shape)
 
 
 def _check(
@@ -240,8 +253,7 @@ def _model_of(job: _Job, opset: Mapping[str, int]) -> bytes:
     graph = model.graph
     graph.name = "node"
     graph.node.append(node)
-    for name, (element_type, rank) in zip(job.names, job.kinds, strict=True):
-        shape = [None] * rank
+    for name, (element_type, shape) in zip(job.names, job.kinds, strict=True):
         graph.input.append(onnx.helper.make_tensor_value_info(name, element_type, shape))
     for name in node.output:
         graph.output.add().name = name

@@ -243,6 +243,8 @@ _MARKS = (
     re.compile(r"\x1b\[[0-9;]*m"),
     re.compile(r"^[\d.:-]+ [\d.:-]+ \[[A-Z]:[^\]]*\]\s*"),
     re.compile(r"^\[ONNXRuntimeError\] : \d+ : \w+ : "),
+    re.compile(r"^Non-zero status code returned while running .* Status Message: "),
+    re.compile(r"^\S+\.(cc|h|cpp):\d+ "),
 )
 
 
