@@ -8,6 +8,7 @@ import numpy as np
 import onnx_ir as ir
 
 if TYPE_CHECKING:
+    from graphopt.analysis.symbolic import Shape, Symbols
     from graphopt.passbase import Context
 
 __all__ = ["Facts", "attribute", "is_constant", "tensor_of"]
@@ -51,6 +52,7 @@ class Facts:
     def __init__(self, model: ir.Model, context: Context) -> None:
         self.model = model
         self.context = context
+        self._symbols: Symbols | None = None
 
     @property
     def opset(self) -> int:
@@ -75,5 +77,22 @@ class Facts:
             return None
         return next(iter(uses)).node
 
+    def shape(self, value: ir.Value | None) -> Shape | None:
+        """Return the shape of ``value``, its sizes symbolic; ``None``: its rank is unknown."""
+        return self.symbols.shape(value)
+
+    def content(self, value: ir.Value | None) -> np.ndarray | None:
+        """Return the elements of a small integer tensor; see ``Symbols.content``."""
+        return self.symbols.content(value)
+
+    @property
+    def symbols(self) -> Symbols:
+        """Symbolic shapes and contents; they stay true when the graph changes."""
+        if self._symbols is None:
+            from graphopt.analysis.symbolic import Symbols
+
+            self._symbols = Symbols(self.model)
+        return self._symbols
+
     def forget(self) -> None:
-        """Drop what was cached: the graph has changed."""
+        """Drop what was cached and may no longer be true: the graph has changed."""
