@@ -17,6 +17,7 @@ import onnx_ir as ir
 
 from graphopt import model_io, pipeline
 from graphopt.errors import SamplesError, ValidationError
+from graphopt.instruments.safe import Safe
 from graphopt.ledger import Ledger
 from graphopt.manager import Instrument, PassManager, Step
 from graphopt.passbase import Context, Pass, Progress, Promise, Target
@@ -240,6 +241,18 @@ class _Work:
         context.share(self.runtime)
         if self.progress is not None:
             context.progress = self.progress
+        if self.options.safe:
+            context.guards.append(
+                Safe(
+                    self.original,
+                    passes,
+                    self.samples,
+                    self.runtime,
+                    self.options.tolerance,
+                    self.options.metric,
+                    self.options.quality,
+                )
+            )
         model = model_io.load(self.source)
         model, steps = PassManager(passes, self.instruments).run(model, context)
         return context, model, steps

@@ -14,7 +14,7 @@ from graphopt.passbase import Promise
 from graphopt.runtime import Runtime
 from graphopt.samples import Samples
 
-__all__ = ["Comparison", "Metric", "OutputComparison", "Tolerance", "compare"]
+__all__ = ["Comparison", "Metric", "OutputComparison", "Tolerance", "compare", "judge"]
 
 Metric: TypeAlias = Literal["cosine", "top1", "sqnr"]
 Model: TypeAlias = "ir.Model | str | os.PathLike[str]"
@@ -148,7 +148,7 @@ def compare(
                     meters[name].add(index, array, other)
                 count += 1
     outputs = tuple(
-        _judged(name, kinds.get(name, ""), meter.result(), promise, tolerance, metric, target)
+        judge(name, kinds.get(name, ""), meter.result(), promise, tolerance, metric, target)
         for name, meter in meters.items()
     )
     if not count:
@@ -157,7 +157,7 @@ def compare(
     return Comparison(promise, outputs, count, described, not reason, reason)
 
 
-def _judged(
+def judge(
     name: str,
     dtype: str,
     difference: Difference,
@@ -166,6 +166,7 @@ def _judged(
     metric: str,
     target: float | None,
 ) -> OutputComparison:
+    """Return whether ``difference`` is within what ``promise`` allows; see ``compare``."""
     reason = ""
     if not difference.elements:
         reason = "it is empty, so that nothing was proven"

@@ -1,11 +1,22 @@
-"""What looks on while passes run: timing, verification, dumps.
+"""What looks on while passes run: timing, verification, dumps, statistics, and the safe mode.
 
 An instrument is called between passes (``graphopt.manager.Instrument``), a guard after every
 single rewrite (``graphopt.edit.Guard``). Those that are not asked for cost nothing.
 """
 
 from graphopt.instruments.dump import DumpChanged
+from graphopt.instruments.safe import Safe
+from graphopt.instruments.statistics import RuleStatistic, statistics
 from graphopt.instruments.timing import Measurement, Timing
 from graphopt.instruments.verify import VerifyEach, structural_fault
 
-__all__ = ["DumpChanged", "Measurement", "Timing", "VerifyEach", "structural_fault"]
+__all__ = [
+    "DumpChanged",
+    "Measurement",
+    "RuleStatistic",
+    "Safe",
+    "Timing",
+    "VerifyEach",
+    "statistics",
+    "structural_fault",
+]
