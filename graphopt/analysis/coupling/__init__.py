@@ -1,0 +1,1 @@
+"""Coupled dimensions: what must be cut together, in any graph."""

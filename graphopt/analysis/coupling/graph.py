@@ -1,0 +1,289 @@
+"""The analysis of a whole model: every node's rule in graph order, then the interface.
+
+One forward pass is enough: a rule derives the axes of the outputs from those of the inputs,
+and what becomes the same or divided later becomes so everywhere (see ``cells``).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Sequence
+
+import numpy as np
+import onnx_ir as ir
+
+from graphopt.analysis.coupling import numbers as shape_numbers
+from graphopt.analysis.coupling.cells import Cells
+from graphopt.analysis.coupling.numbers import Numbers
+from graphopt.analysis.coupling.rules import ONE, Axis, Fix, Op, Refusal, find_rule, label
+from graphopt.analysis.dims import Dims, dims_of, infer_dims
+from graphopt.analysis.facts import tensor_of
+
+__all__ = ["Coupling", "Site", "analyse"]
+
+logger = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(eq=False)
+class Site:
+    """A constant at the places where its axes are the same.
+
+    Attributes:
+        value: The constant.
+        axes: Its axes.
+        uses: Node and input index of every use with these axes.
+    """
+
+    value: ir.Value
+    axes: tuple[Axis, ...]
+    uses: list[tuple[ir.Node, int]] = dataclasses.field(default_factory=list)
+
+    @property
+    def name(self) -> str:
+        """Name of the constant."""
+        return self.value.name or ""
+
+    @property
+    def tensor(self) -> ir.TensorProtocol:
+        """The tensor in the model as it was analysed."""
+        tensor = tensor_of(self.value)
+        assert tensor is not None
+        return tensor
+
+
+class Coupling:
+    """Which indices of which axes live or die together, in one model.
+
+    Attributes:
+        model: The model; not changed by the analysis.
+        cells: The atoms.
+        sites: Every constant that a rule looked at.
+        fixes: What else must change at a node when an axis becomes shorter.
+        layers: Every node with a constant weight, and the axes of the weight.
+        contractions: Every sum over an axis: the node, and its inputs with that axis.
+        costs: Multiplications: the node, a factor, the axes whose lengths are multiplied.
+        statistics: Axes where removing an index changes the others, and what does it.
+        refused: Why nothing is known about a node.
+    """
+
+    def __init__(self, model: ir.Model, untie: bool = True) -> None:
+        self.model = model
+        self.untie = untie
+        self.cells = Cells()
+        self.sites: list[Site] = []
+        self.fixes: list[Fix] = []
+        self.layers: list[tuple[ir.Node, tuple[Axis, ...] | None]] = []
+        self.contractions: list[tuple[ir.Node, tuple[tuple[int, Axis], ...]]] = []
+        self.costs: list[tuple[ir.Node, int, tuple[Axis, ...]]] = []
+        self.statistics: list[tuple[Axis, str]] = []
+        self.refused: list[tuple[ir.Node, str]] = []
+        self.shape_inputs: set[tuple[ir.Node, int]] = set()
+        self.axes: dict[ir.Value, tuple[Axis, ...]] = {}
+        self._sites: dict[tuple[object, ...], Site] = {}
+        self._numbers: dict[ir.Value, Numbers | None] = {}
+        self._used_numbers: dict[tuple[ir.Node, int], Numbers] = {}
+        self._dims = infer_dims(model)
+        self._run(model.graph, "graph")
+
+    # For the rules.
+
+    def dims_of(self, value: ir.Value) -> Dims | None:
+        """Return the inferred dimensions of ``value``; ``None`` where the rank is unknown."""
+        found = self._dims.get(value.name or "")
+        return dims_of(value) if found is None else found
+
+    def is_constant(self, value: ir.Value) -> bool:
+        """Whether ``value`` is a constant."""
+        return value not in self.axes and tensor_of(value) is not None
+
+    def axes_of(self, node: ir.Node, index: int) -> tuple[Axis, ...] | None:
+        """Return the axes of an input of ``node``; ``None`` where its rank is unknown."""
+        value = node.inputs[index]
+        assert value is not None, "only a given input has axes"
+        axes = self.axes.get(value)
+        if axes is not None:
+            return axes
+        tensor = tensor_of(value)
+        if tensor is not None:
+            return self._site(value, tensor, node, index).axes
+        return None
+
+    def constant(self, value: ir.Value) -> np.ndarray:
+        """Return the data of a constant."""
+        tensor = tensor_of(value)
+        assert tensor is not None, "only a constant has data"
+        return tensor.numpy()
+
+    def numbers_of(self, value: ir.Value) -> Numbers | None:
+        """Return the elements of a small tensor that is followed; see ``numbers``."""
+        if value not in self._numbers:
+            tensor = tensor_of(value)
+            small = tensor is not None and tensor.size <= shape_numbers.LIMIT
+            numeric = small and tensor is not None and tensor.dtype != ir.DataType.STRING
+            self._numbers[value] = (
+                shape_numbers.constants(tensor.numpy())
+                if numeric and tensor is not None
+                else None
+            )
+        return self._numbers[value]
+
+    def numbers_of_use(self, node: ir.Node, index: int) -> Numbers | None:
+        """Return the elements that input ``index`` of ``node`` had when it was analysed."""
+        return self._used_numbers.get((node, index))
+
+    def set_axes(self, value: ir.Value, axes: Sequence[Axis]) -> None:
+        """Give the axes of an output; they must fit what shape inference found."""
+        dims = self.dims_of(value)
+        if dims is not None and len(dims) != len(axes):
+            raise Refusal(f"{value.name!r} has rank {len(dims)}, expected {len(axes)}")
+        for axis, dim in zip(axes, dims or (), strict=False):
+            if isinstance(dim, int) and axis.size is not None and dim != axis.size:
+                raise Refusal(f"{value.name!r} has shape {dims}, expected length {axis.size}")
+        self.axes[value] = tuple(axes)
+
+    def _site(
+        self, value: ir.Value, tensor: ir.TensorProtocol, node: ir.Node, index: int
+    ) -> Site:
+        shape = [int(dim) for dim in tensor.shape.numpy()]
+        # A vector that several layers share (equal zero biases, usually) costs next to nothing
+        # to store once for each of them; a matrix that is shared is shared on purpose.
+        alone = self.untie and sum(dim > 1 for dim in shape) <= 1
+        key = (value, node, index) if alone else (value,)
+        site = self._sites.get(key)
+        if site is None:
+            axes = tuple(ONE if dim == 1 else Axis(self.cells.fresh(dim)) for dim in shape)
+            site = self._sites[key] = Site(value, axes)
+            self.sites.append(site)
+            if value.is_graph_output():
+                self._freeze(axes, f"graph output {value.name!r}")
+        if (node, index) not in site.uses:
+            site.uses.append((node, index))
+        return site
+
+    # The pass over the graph.
+
+    def _run(self, graph: ir.Graph, kind: str) -> None:
+        for value in graph.inputs:
+            self.axes[value] = self._fixed_axes(value, f"{kind} input {value.name!r}")
+        for node in graph:
+            self._visit(node)
+        for value in graph.outputs:
+            axes = self.axes.get(value)
+            if axes is not None:
+                self._freeze(axes, f"{kind} output {value.name!r}")
+
+    def _visit(self, node: ir.Node) -> None:
+        if node.op_type == "Constant" and not node.domain:
+            return
+        found = find_rule(node)
+        op = Op(self, node)
+        try:
+            if found is None:
+                op.refuse("there is no rule for this operator")
+            found(op)
+        except Refusal as refusal:
+            self._refuse(node, str(refusal))
+        self._follow(node)
+        for value in node.outputs:
+            if value not in self.axes:
+                reason = f"the rule of {label(node)} says nothing about it"
+                self._give_fixed(value, reason)
+        for inner in node.attributes.values():
+            if inner.type == ir.AttributeType.GRAPH:
+                self._enter(inner.as_graph(), node)
+            elif inner.type == ir.AttributeType.GRAPHS:
+                for graph in inner.as_graphs():
+                    self._enter(graph, node)
+
+    def _enter(self, graph: ir.Graph, node: ir.Node) -> None:
+        """Analyse a subgraph; what it takes from outside is needed whole."""
+        reason = f"the subgraph of {label(node)} uses it"
+        for inner in ir.traversal.RecursiveGraphIterator(graph):
+            for value in inner.inputs:
+                if value is not None and value in self.axes:
+                    outside = value.graph is not graph and value.graph is not inner.graph
+                    if outside:
+                        self._freeze(self.axes[value], reason)
+        self._run(graph, f"{label(node)} subgraph")
+
+    def _refuse(self, node: ir.Node, reason: str) -> None:
+        """Freeze everything at ``node``."""
+        reason = f"{label(node)}: {reason}"
+        logger.debug("%s", reason)
+        self.refused.append((node, reason))
+        for index, value in enumerate(node.inputs):
+            axes = None if value is None else self.axes_of(node, index)
+            if axes is not None:
+                self._freeze(axes, reason)
+        for value in node.outputs:
+            self.axes.pop(value, None)
+            self._give_fixed(value, reason)
+
+    def _give_fixed(self, value: ir.Value, reason: str) -> None:
+        if self.dims_of(value) is not None:
+            self.axes[value] = self._fixed_axes(value, reason)
+
+    def _fixed_axes(self, value: ir.Value, reason: str) -> tuple[Axis, ...]:
+        axes = []
+        for dim in self.dims_of(value) or ():
+            if isinstance(dim, int):
+                axes.append(ONE if dim == 1 else Axis(self.cells.frozen(dim, reason)))
+            else:
+                axes.append(Axis(symbol=dim if dim is not None else object()))
+        return tuple(axes)
+
+    def _freeze(self, axes: Sequence[Axis], reason: str) -> None:
+        for axis in axes:
+            if axis.rows is not None and axis.size != 1:
+                self.cells.freeze(axis.rows, reason)
+
+    def _follow(self, node: ir.Node) -> None:
+        """Follow the integers of ``node``; guard those that leave the arithmetic of shapes."""
+        inputs = [None if value is None else self.numbers_of(value) for value in node.inputs]
+        for index, numbers in enumerate(inputs):
+            if numbers is not None:
+                self._used_numbers[node, index] = numbers
+        result = None
+        if len(node.outputs) == 1:
+            first = node.inputs[0] if node.inputs else None
+            shape = (
+                None
+                if first is None or not self._is_measured(node)
+                else (self.axes_of(node, 0))
+            )
+            result = shape_numbers.follow(node, inputs, shape)
+            self._numbers[node.outputs[0]] = result
+        if result is not None:
+            return
+        for index, numbers in enumerate(inputs):
+            if numbers is not None and (node, index) not in self.shape_inputs:
+                self._keep_value(node, index, numbers)
+
+    def _is_measured(self, node: ir.Node) -> bool:
+        return node.op_type in ("Shape", "Size") and not node.domain
+
+    def _keep_value(self, node: ir.Node, index: int, numbers: Numbers) -> None:
+        """A length that is used as a number keeps its value when the axis is cut."""
+        axes: dict[Axis, None] = {}
+        for number in numbers.reshape(-1):
+            if number.value is None:
+                what = f"{label(node)} computes with its length and an unknown one"
+                self._freeze(tuple(number.axes), what)
+            else:
+                axes.update(dict.fromkeys(number.axes))
+        if axes:
+            self.fixes.append(Fix(node, tuple(axes), lambda cut: cut.keep_value(index)))
+
+
+def analyse(model: ir.Model, untie: bool = True) -> Coupling:
+    """Analyse ``model``.
+
+    Args:
+        model: Any valid model; it is not changed.
+        untie: Let every use of a shared *vector* be cut by itself; matrices stay tied.
+    """
+    # The rules register themselves when their module is imported.
+    from graphopt.analysis.coupling import families  # noqa: F401
+
+    return Coupling(model, untie)

@@ -1,0 +1,160 @@
+"""Prune channels, units and heads: remove them, so that the model gets smaller and faster.
+
+Before -> after::
+
+    h = Relu(Conv(x, W1)); y = Conv(h, W2)     W1 [64, 3, 3, 3], W2 [32, 64, 3, 3]
+    h = Relu(Conv(x, W1')); y = Conv(h, W2')   W1' [32, 3, 3, 3], W2' [32, 32, 3, 3]
+
+The coupling analysis finds every dimension of the model whose indices can be removed together,
+whatever operators lie in between (see ``graphopt.analysis.coupling``). Each gets an importance
+for every index, and the least important ones go: one numbered rewrite a group, which slices
+all the weights and repairs what counts or measures them.
+
+Preconditions, per group (a group that fails one is left alone and the reason recorded):
+    1. None of its indices is needed: by the interface of the model, by a subgraph, by an
+       operator that works by position, or by one that has no rule.
+    2. It has more than ``minimum`` indices, and no pattern excludes it.
+    3. No normalization takes statistics over it, unless ``statistics`` is set.
+    4. It is not another factor of an axis that is cut already (heads before their width).
+
+Numerics: lossy. The result equals the original with the consumers' slices of the removed
+indices set to zero, up to the order of summation (tested to 1e-5 relative).
+Scope: main graph and subgraphs; nothing is cut across the border of a subgraph.
+Leaves alone: what the groups' reasons say; ``graphopt inspect --groups`` lists them.
+Reference: Fang et al. 2023, "DepGraph: Towards Any Structural Pruning", arXiv 2301.12900.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import ClassVar, Literal
+
+import numpy as np
+import onnx_ir as ir
+
+from graphopt.analysis.coupling.graph import analyse
+from graphopt.analysis.coupling.groups import Dimensions, find_groups
+from graphopt.passbase import Context, Pass, PassResult, Promise
+
+from .allocation import Limits, select, uniform
+from .compaction import Compactor
+from .importance import Criterion, importance
+from .plan import Entry, Plan
+
+__all__ = ["PruneChannels", "make_plan"]
+
+
+@dataclasses.dataclass(frozen=True)
+class PruneChannels(Pass):
+    """Remove the least important indices of every dimension; see the module docstring.
+
+    Attributes:
+        ratio: Share of the indices that every group loses, 0 to 1.
+        criterion: How the importance of an index is measured.
+        include: Cut only groups with a member that matches one of these patterns: node names,
+            operators or names of weights, with ``*`` and ``?``. Empty: all.
+        exclude: Leave groups alone that have a member that matches one of these.
+        minimum: Indices that every group keeps.
+        multiple_of: Kept counts are multiples of this; 0: what the kernels like, which is 16
+            channels (8 or 4 where that is too coarse) for Conv and any count for the rest.
+        statistics: Cut axes that a normalization takes statistics over, too; the result is
+            then no longer the original with weights set to zero.
+        untie: Let every use of a shared vector be cut by itself; matrices stay shared.
+        plan: A file with a plan to replay; the options above but ``untie`` then say nothing.
+    """
+
+    name: ClassVar[str] = "prune-channels"
+    promise: ClassVar[Promise] = Promise.LOSSY
+
+    ratio: float = 0.3
+    criterion: Literal["l1", "l2", "geometric-median", "batchnorm", "random"] = "l2"
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    minimum: int = 1
+    multiple_of: int = 0
+    statistics: bool = False
+    untie: bool = True
+    plan: str = ""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.ratio < 1:
+            raise ValueError(f"ratio must be at least 0 and below 1, got {self.ratio}")
+        if self.minimum < 1 or self.multiple_of < 0:
+            raise ValueError("minimum must be at least 1 and multiple_of at least 0")
+
+    def run(self, model: ir.Model, context: Context) -> PassResult:
+        """Analyse, plan, cut."""
+        dimensions = find_groups(analyse(model, self.untie))
+        limits = Limits(
+            self.include, self.exclude, self.minimum, self.multiple_of, self.statistics
+        )
+        if self.plan:
+            plan = Plan.load(self.plan)
+        else:
+            plan = make_plan(dimensions, self.ratio, self.criterion, limits, context.seed)
+        return apply_plan(plan, dimensions, model, context, self)
+
+
+def make_plan(
+    dimensions: Dimensions,
+    ratio: float,
+    criterion: Criterion,
+    limits: Limits,
+    seed: int = 0,
+) -> Plan:
+    """Return what to remove from every group; nothing is changed."""
+    groups, reasons = select(dimensions, limits, ratio)
+    kept = uniform(groups, ratio, limits)
+    entries: list[Entry] = []
+    for group in dimensions.groups:
+        if group.name in reasons:
+            entries.append(Entry.of(group, reason=reasons[group.name]))
+            continue
+        count = group.size - kept[group.name]
+        if not count:
+            reason = f"{ratio:.3g} of {group.size} indices rounds to none"
+            entries.append(Entry.of(group, reason=reason))
+            continue
+        scores = importance(group, criterion, seed)
+        removed = np.sort(np.argsort(scores, kind="stable")[:count])
+        entries.append(Entry.of(group, removed.tolist()))
+    return Plan(tuple(entries))
+
+
+def apply_plan(
+    plan: Plan, dimensions: Dimensions, model: ir.Model, context: Context, pass_: Pass
+) -> PassResult:
+    """Cut what ``plan`` says, one rewrite a group."""
+    rewriter = context.rewriter(model, pass_)
+    removals = plan.removals(dimensions.groups)
+    compactor = Compactor(dimensions, rewriter)
+    before = _sizes(dimensions, compactor.dead)
+    done = sum(compactor.cut(group, removed) for group, removed in removals)
+    after = _sizes(dimensions, compactor.dead)
+    for entry in plan.entries:
+        if entry.reason:
+            rewriter.skip("cut-group", entry.name, entry.reason)
+    for node, reason in dimensions.coupling.refused:
+        rewriter.skip("couple", node, reason)
+    summary = (
+        f"cut {done} of {len(dimensions.groups)} groups: "
+        f"parameters {_change(before[0], after[0])}, "
+        f"multiplications {_change(before[1], after[1])}"
+    )
+    details = {
+        "plan": plan.to_json(),
+        "parameters": before[0],
+        "parameters_after": after[0],
+        "multiplications": before[1],
+        "multiplications_after": after[1],
+    }
+    return PassResult(model, modified=done > 0, summary=summary, details=details)
+
+
+def _change(before: int, after: int) -> str:
+    share = 100 * (after - before) / before if before else 0.0
+    return f"{before} -> {after} ({share:+.1f} %)"
+
+
+def _sizes(dimensions: Dimensions, dead: np.ndarray) -> tuple[int, int]:
+    return dimensions.parameters(dead), dimensions.multiplications(dead)
