@@ -31,11 +31,13 @@ class TensorSpec:
         dtype: Type of its elements; ``object`` for strings.
         shape: One entry a dimension: its size, the name of a symbolic one, or ``None`` where
             nothing is said.
+        ranked: Whether the number of dimensions is known; if not, ``shape`` is empty.
     """
 
     name: str
     dtype: np.dtype[Any]
     shape: tuple[int | str | None, ...]
+    ranked: bool = True
 
 
 class Samples:

@@ -8,7 +8,13 @@ from collections.abc import Callable, Sequence
 import onnx
 
 from graphopt.errors import ModelError, nearest
-from graphopt.model_io.check_nodes import FunctionId, Operators, label, standard_domain
+from graphopt.model_io.check_nodes import (
+    FunctionId,
+    Operators,
+    check_text,
+    label,
+    standard_domain,
+)
 
 __all__ = ["GraphChecker"]
 
@@ -139,10 +145,8 @@ def _unique(names: Sequence[str], what: str, where: str) -> set[str]:
     seen: set[str] = set()
     for index, name in enumerate(names):
         if not name or not isinstance(name, str):
-            problem = "no name" if not name else "a name that is not UTF-8"
-            raise ModelError(
-                "encoding" if name else "no-name", f"{what} {index} of {where} has {problem}."
-            )
+            check_text(f"{what} {index} of {where}", name)
+            raise ModelError("no-name", f"{what} {index} of {where} has no name.")
         if name in seen:
             raise ModelError(
                 f"duplicate-{what}",
@@ -157,9 +161,12 @@ def _producers(body: Body, given: set[str]) -> dict[str, int]:
     """Return the node that produces each name: name -> index."""
     producers: dict[str, int] = {}
     for index, node in enumerate(body.node):
-        for name in (*node.input, *node.output, node.name, node.op_type, node.domain):
-            if not isinstance(name, str):
-                raise ModelError("encoding", f"node #{index} has a name that is not UTF-8.")
+        check_text(
+            f"node #{index}",
+            *node.input,
+            *node.output,
+            *(node.name, node.op_type, node.domain, node.overload, node.doc_string),
+        )
         for name in node.output:
             if not name:
                 continue

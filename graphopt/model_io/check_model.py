@@ -7,6 +7,7 @@ be put back on writing: sparse tensors, types with maps, training information.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable
 
 import onnx
 
@@ -17,6 +18,7 @@ from graphopt.model_io.check_nodes import (
     FunctionId,
     Operators,
     check_imports,
+    check_text,
     label,
     standard_domain,
 )
@@ -72,6 +74,8 @@ class ModelChecker:
             NotOursError: It must be changed, and may not be.
         """
         proto = self._proto
+        check_text("the model", proto.producer_name, proto.producer_version, proto.domain,
+                   proto.doc_string, *_texts(proto.metadata_props))  # fmt: skip
         if not proto.HasField("graph"):
             raise ModelError("no-graph", "the model has no graph.", hint="Export it again.")
         if not OLDEST_IR_VERSION <= proto.ir_version <= onnx.IR_VERSION:
@@ -130,6 +134,7 @@ class ModelChecker:
             raise NotOursError
 
     def _look_at_graph(self, graph: onnx.GraphProto) -> None:
+        check_text(f"graph {graph.name!r}", graph.name, graph.doc_string)
         for tensor in graph.initializer:
             self._weights.look_at(tensor, f"initializer {tensor.name!r}", self._may_edit)
         for sparse in graph.sparse_initializer:
@@ -171,6 +176,7 @@ class ModelChecker:
                     raise ModelError("unsupported", f"{where} is a type with a map in it.")
 
     def _look_at_type(self, value: onnx.ValueInfoProto, where: str) -> None:
+        check_text(where, value.name, value.doc_string)
         if not self._check_type(value.type, where):
             self._may_edit()
             self.kept.types[value.name] = value.type.SerializeToString()
@@ -194,11 +200,16 @@ class ModelChecker:
 
     def _look_at_dims(self, tensor: onnx.TypeProto.Tensor, where: str) -> None:
         for dim in tensor.shape.dim:
+            check_text(where, dim.dim_param, dim.denotation)
             if dim.dim_value < 0:
                 # How some converters write a dimension that is not known.
                 self._may_edit()
                 dim.ClearField("dim_value")
                 self.kept.notes.append(f"{where} had a negative dimension: taken as unknown")
+
+
+def _texts(entries: Iterable[onnx.StringStringEntryProto]) -> list[str]:
+    return [text for entry in entries for text in (entry.key, entry.value)]
 
 
 def _function_ids(proto: onnx.ModelProto) -> dict[FunctionId, onnx.FunctionProto]:

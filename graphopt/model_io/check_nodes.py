@@ -9,7 +9,14 @@ import onnx
 
 from graphopt.errors import ModelError, nearest
 
-__all__ = ["FunctionId", "Operators", "check_imports", "label", "standard_domain"]
+__all__ = [
+    "FunctionId",
+    "Operators",
+    "check_imports",
+    "check_text",
+    "label",
+    "standard_domain",
+]
 
 FunctionId = tuple[str, str, str]
 """Domain, name and overload of a function of the model."""
@@ -34,6 +41,17 @@ _VALUE_FIELD = {
 def standard_domain(domain: str) -> str:
     """Return ``domain``, with the ONNX domain always spelled as the empty string."""
     return "" if domain == "ai.onnx" else domain
+
+
+def check_text(where: str, *texts: str | bytes) -> None:
+    """Check that names and descriptions are text: protobuf gives bytes where they are not.
+
+    Raises:
+        ModelError: One of them is not.
+    """
+    for text in texts:
+        if not isinstance(text, str):
+            raise ModelError("encoding", f"{where} has text that is not UTF-8: {text!r:.80}.")
 
 
 def label(node: onnx.NodeProto, index: int) -> str:
@@ -165,6 +183,7 @@ class Operators:
         names = set()
         for attr in node.attribute:
             name, kind = attr.name, attr.type
+            check_text(label(node, index), name, attr.doc_string, attr.ref_attr_name)
             if name in names:
                 raise ModelError(
                     "attribute", f"{label(node, index)} has two attributes {name!r}."

@@ -17,7 +17,7 @@ from graphopt.model_io.source import open_model
 from graphopt.model_io.weights import Weights
 from graphopt.samples import TensorSpec
 
-__all__ = ["input_specs", "kept_of", "load"]
+__all__ = ["input_specs", "kept_of", "load", "reason_of"]
 
 logger = logging.getLogger(__name__)
 
@@ -79,16 +79,22 @@ def _model(proto: onnx.ModelProto, weights: Weights, ours: bool) -> ir.Model:
     try:
         model = ir.from_proto(proto)
     except ir.serde.SerdeError as error:
-        cause: BaseException = error
-        while cause.__cause__ is not None:
-            cause = cause.__cause__
-        reason = (str(cause).splitlines() or [type(cause).__name__])[0][:200]
-        raise ModelError("unsupported", f"the model cannot be held: {reason}.") from error
+        raise ModelError(
+            "unsupported", f"the model cannot be held: {reason_of(error)}."
+        ) from error
     weights.attach(model)
     model.graph.meta[_KEPT] = checker.kept
     for note in checker.kept.notes:
         logger.warning("%s", note)
     return model
+
+
+def reason_of(error: ir.serde.SerdeError) -> str:
+    """Return in one line what went wrong first."""
+    cause: BaseException = error
+    while cause.__cause__ is not None:
+        cause = cause.__cause__
+    return (str(cause).splitlines() or [type(cause).__name__])[0][:200]
 
 
 def kept_of(model: ir.Model) -> Kept:
@@ -117,5 +123,5 @@ def input_specs(model: ir.Model) -> tuple[TensorSpec, ...]:
         kind = np.dtype(object) if dtype == ir.DataType.STRING else np.dtype(dtype.numpy())
         dims = () if value.shape is None else tuple(value.shape)
         shape = tuple(dim if isinstance(dim, int) else (dim.value or None) for dim in dims)
-        specs.append(TensorSpec(value.name or "", kind, shape))
+        specs.append(TensorSpec(value.name or "", kind, shape, value.shape is not None))
     return tuple(specs)

@@ -9,7 +9,6 @@ import logging
 import os
 import pathlib
 import re
-import shutil
 from collections.abc import Iterator
 from typing import Literal, TypeAlias
 
@@ -136,8 +135,8 @@ class Stage:
 
     def _clear(self) -> None:
         self.external_path = None
-        shutil.rmtree(self._folder)
-        self._folder.mkdir(mode=0o700)
+        for path in self._folder.iterdir():
+            path.unlink()
 
     def _put_together(
         self, model: ir.Model, weights: dict[object, ir.TensorProtocol]
@@ -197,9 +196,9 @@ def staged(
         OutputError: Nothing can be written there.
     """
     destination = pathlib.Path(path)
-    staging.check_destination(destination)
     with contextlib.ExitStack() as stack:
         with staging.reporting(destination):
+            staging.check_destination(destination)
             folder = stack.enter_context(staging.staging_folder(destination.parent))
         yield Stage(destination, folder, external_data)
 

@@ -16,8 +16,9 @@ from typing import Any, TypeAlias
 import onnx
 import onnx_ir as ir
 
+from graphopt.errors import OutputError
 from graphopt.model_io import wire
-from graphopt.model_io.loading import kept_of
+from graphopt.model_io.loading import kept_of, reason_of
 from graphopt.model_io.tensors import MappedTensor, SparseTensor
 from graphopt.model_io.weights import MIN_MAPPED_BYTES, all_graphs
 
@@ -71,9 +72,17 @@ def pieces_of(
 
     Returns:
         A buffer, and the pieces of the file: ranges of that buffer, bytes, and tensors.
+
+    Raises:
+        OutputError: ``onnx_ir`` cannot write something in the model.
     """
     placeholders = _Placeholders(external)
-    proto = ir.serde.serialize_model(placeholders.model(model))
+    try:
+        proto = ir.serde.serialize_model(placeholders.model(model))
+    except ir.serde.SerdeError as error:
+        raise OutputError(
+            "not-serializable", f"the model cannot be written: {reason_of(error)}."
+        ) from error
     _restore(proto, model, placeholders)
     buffer = proto.SerializeToString()
     del proto
@@ -130,11 +139,8 @@ class _Placeholders:
         values: dict[str, Any] = {}
         for name, value in graph.initializers.items():
             tensor = value.const_value
-            if tensor is not None and (is_large(tensor) or isinstance(tensor, SparseTensor)):
-                const = self._placeholder(tensor, self._external(tensor))
-                values[name] = _View(value, const_value=const)
-            else:
-                values[name] = value
+            shown = None if tensor is None else self._shown(tensor, self._external)
+            values[name] = value if shown is tensor else _View(value, const_value=shown)
         return _View(graph, initializers=values, nodes=self._nodes(graph))
 
     def _nodes(self, nodes: ir.Graph | ir.Function) -> list[Any]:
@@ -146,14 +152,13 @@ class _Placeholders:
             if attr.is_ref():
                 continue
             if attr.type == ir.AttributeType.TENSOR:
-                if is_large(attr.value) or isinstance(attr.value, SparseTensor):
-                    changed[name] = self._attr(attr, self._placeholder(attr.value, None))
+                shown = self._shown(attr.value)
+                if shown is not attr.value:
+                    changed[name] = self._attr(attr, shown)
             elif attr.type == ir.AttributeType.TENSORS:
-                tensors = [
-                    self._placeholder(tensor, None) if is_large(tensor) else tensor
-                    for tensor in attr.value
-                ]
-                changed[name] = self._attr(attr, tensors)
+                changed[name] = self._attr(
+                    attr, [self._shown(tensor) for tensor in attr.value]
+                )
             elif attr.type == ir.AttributeType.GRAPH:
                 changed[name] = self._attr(attr, self._graph(attr.value))
             elif attr.type == ir.AttributeType.GRAPHS:
@@ -165,27 +170,46 @@ class _Placeholders:
     def _attr(self, attr: ir.Attr, value: Any) -> ir.Attr:
         return ir.Attr(attr.name, attr.type, value, doc_string=attr.doc_string)
 
-    def _placeholder(
-        self, tensor: ir.TensorProtocol, external: External | None
-    ) -> ir.TensorProtoTensor:
-        proto = onnx.TensorProto(
-            name=tensor.name or "",
-            data_type=tensor.dtype.value,
-            dims=tensor.shape.numpy(),
-            doc_string=tensor.doc_string or None,
-        )
+    def _shown(
+        self,
+        tensor: ir.TensorProtocol,
+        external: Callable[[ir.TensorProtocol], External | None] = lambda tensor: None,
+    ) -> ir.TensorProtocol:
+        """Return what the serializer is shown in place of ``tensor``; itself, where it may."""
+        if is_large(tensor) or isinstance(tensor, SparseTensor):
+            proto = onnx.TensorProto(
+                name=tensor.name or None,
+                data_type=tensor.dtype.value,
+                dims=tensor.shape.numpy(),
+                doc_string=tensor.doc_string or None,
+            )
+            self._fill(proto, tensor, external(tensor))
+        elif isinstance(tensor, ir.TensorProtoTensor) and tensor.raw.metadata_props:
+            # Of these the serializer of onnx_ir 1.1 writes the metadata twice.
+            proto = onnx.TensorProto()
+            proto.CopyFrom(tensor.raw)
+            del proto.metadata_props[:]
+        else:
+            return tensor
+        shown = ir.TensorProtoTensor(proto)
+        shown.metadata_props.update(tensor.metadata_props)
+        return shown
+
+    def _fill(
+        self, proto: onnx.TensorProto, tensor: ir.TensorProtocol, external: External | None
+    ) -> None:
         if external is None:
             proto.raw_data = self.token + len(self._tensors).to_bytes(4, "little")
             self._tensors.append(tensor)
-        else:
-            proto.data_location = onnx.TensorProto.EXTERNAL
-            location, offset = external
-            entries = {"location": location, "offset": offset, "length": tensor.nbytes}
-            for key, value in entries.items():
-                proto.external_data.add(key=key, value=str(value))
-        for key in sorted(tensor.metadata_props):
-            proto.metadata_props.add(key=key, value=tensor.metadata_props[key])
-        return ir.TensorProtoTensor(proto)
+            return
+        location, offset = external
+        proto.data_location = onnx.TensorProto.EXTERNAL
+        for key, value in (
+            ("location", location),
+            ("offset", offset),
+            ("length", tensor.nbytes),
+        ):
+            proto.external_data.add(key=key, value=str(value))
 
 
 def _restore(proto: onnx.ModelProto, model: ir.Model, placeholders: _Placeholders) -> None:
