@@ -50,7 +50,7 @@ def measure(
     Args:
         runs: One a model; called with the number of the feed to use.
         plan: How long to measure.
-        report: Called with (rounds done, rounds planned) about ten times a second.
+        report: Called with (rounds done, rounds planned) ten times a second and at the end.
 
     Returns:
         Seconds of one run: float64 [models, rounds].
@@ -72,6 +72,7 @@ def measure(
             if time.perf_counter() - reported > 0.1:
                 reported = time.perf_counter()
                 report((len(times), max(plan.repetitions, len(times))))
+        report((len(times), len(times)))
     finally:
         gc.enable()
     return np.array(times).T.copy()

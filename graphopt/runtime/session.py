@@ -25,9 +25,9 @@ Model: TypeAlias = "ir.Model | str | os.PathLike[str]"
 Level: TypeAlias = Literal["disable", "basic", "extended", "all"]
 """How much onnxruntime optimizes the graph when it loads it; ``"all"`` is its default."""
 
-# Up to this many bytes of weights travel in the message; more go through a file, because a
-# serialized model holds 2 GB at most.
-_INLINE_BYTES = 1 << 30
+# Up to this many bytes of weights travel in the message; more go through a file, which
+# onnxruntime maps, and which has no limit of 2 GB.
+_INLINE_BYTES = 1 << 24
 _keys = itertools.count()
 
 

@@ -103,12 +103,12 @@ def _load(
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
     options.enable_cpu_mem_arena = arena
-    for key, value in config.items():
-        if key == "optimized_model_filepath":
-            options.optimized_model_filepath = value
-        else:
-            options.add_session_config_entry(key, value)
     try:
+        for key, value in config.items():
+            if key == "optimized_model_filepath":
+                options.optimized_model_filepath = value
+            else:
+                options.add_session_config_entry(key, value)
         session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     except MemoryError:
         raise
