@@ -1,9 +1,11 @@
 """The command line: what it prints, where, and its exit codes."""
 
 import json
+import logging
 import pathlib
 import subprocess
 import sys
+from collections.abc import Iterator
 
 import click.testing
 import graphs
@@ -22,6 +24,15 @@ MODEL = """g (float[N, 4] x) => (float[N, 3] y)
       i = Identity(x)
       h = MatMul(i, w)
       y = Add(h, c) }"""
+
+
+@pytest.fixture(autouse=True)
+def _log_level() -> Iterator[None]:
+    """The command line sets the level of the package's logger; put it back."""
+    logger = logging.getLogger("graphopt")
+    level = logger.level
+    yield
+    logger.setLevel(level)
 
 
 @pytest.fixture
