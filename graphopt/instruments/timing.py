@@ -114,19 +114,26 @@ class Timing:
 def _size_of(model: ir.Model) -> tuple[int, int]:
     """Return the nodes of ``model`` and the bytes of its weights; no data is read."""
     nodes = weight_bytes = 0
-    tensors: set[int] = set()
-    graphs = [model.graph, *(function.graph for function in model.functions.values())]
-    for graph in graphs:
-        for node in ir.traversal.RecursiveGraphIterator(graph):
-            nodes += 1
+    seen: set[int] = set()  # a tensor that several initializers share is there once
+    waiting = [model.graph, *(function.graph for function in model.functions.values())]
+    while waiting:
+        graph = waiting.pop()
+        nodes += len(graph)
+        tensors = [value.const_value for value in graph.initializers.values()]
+        for node in graph:
             for attr in node.attributes.values():
-                if attr.type == ir.AttributeType.TENSOR and not attr.is_ref():
-                    weight_bytes += attr.as_tensor().nbytes
-        for inner in (graph, *graph.subgraphs()):
-            for value in inner.initializers.values():
-                if value.const_value is not None and id(value.const_value) not in tensors:
-                    tensors.add(id(value.const_value))
-                    weight_bytes += value.const_value.nbytes
+                if attr.is_ref():
+                    continue
+                if attr.type == ir.AttributeType.GRAPH:
+                    waiting.append(attr.as_graph())
+                elif attr.type == ir.AttributeType.GRAPHS:
+                    waiting += attr.as_graphs()
+                elif attr.type == ir.AttributeType.TENSOR:
+                    tensors.append(attr.as_tensor())
+        for tensor in tensors:
+            if tensor is not None and id(tensor) not in seen:
+                seen.add(id(tensor))
+                weight_bytes += tensor.nbytes
     return nodes, weight_bytes
 
 
