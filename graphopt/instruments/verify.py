@@ -7,15 +7,12 @@ from collections.abc import Callable
 import onnx
 import onnx_ir as ir
 
+from graphopt import model_io
 from graphopt.errors import PassError
 from graphopt.manager import Step
 from graphopt.passbase import Pass
 
 __all__ = ["VerifyEach", "structural_fault"]
-
-SMALL_BYTES = 1024
-"""Initializers up to this size keep their data in the check: shape inference reads shapes,
-axes and the like from it. The larger ones are weights, of which only type and shape matter."""
 
 
 class VerifyEach:
@@ -57,40 +54,30 @@ def structural_fault(model: ir.Model) -> str:
     Full check: operators, types, order, names, and shapes that contradict each other. Large
     weights are replaced by inputs of their type and shape, so that none is read or copied.
     """
+    proto = model_io.skeleton(model)
+    _weights_to_inputs(proto.graph, proto.graph)
     try:
-        onnx.checker.check_model(_skeleton(model), full_check=True)
+        onnx.checker.check_model(proto, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         return " ".join(str(error).split())
     return ""
 
 
-def _skeleton(model: ir.Model) -> onnx.ModelProto:
-    source = model.graph
-    proto = onnx.ModelProto(ir_version=model.ir_version)
-    for domain, version in model.opset_imports.items():
-        proto.opset_import.add(domain=domain, version=version)
-    proto.functions.extend(ir.to_proto(function) for function in model.functions.values())
-    graph = proto.graph
-    graph.name = source.name or "graph"
-    graph.input.extend(ir.to_proto(value) for value in source.inputs)
-    graph.output.extend(ir.to_proto(value) for value in source.outputs)
-    for value in source.initializers.values():
-        tensor = value.const_value
-        if tensor is None:
-            continue
-        if tensor.nbytes <= SMALL_BYTES:
-            graph.initializer.append(ir.to_proto(tensor))
-            graph.initializer[-1].name = value.name or ""
-        elif not value.is_graph_input():
-            dims = [int(dim) for dim in tensor.shape.numpy()]
-            graph.input.append(
-                onnx.helper.make_tensor_value_info(value.name or "", tensor.dtype.value, dims)
+def _weights_to_inputs(graph: onnx.GraphProto, main: onnx.GraphProto) -> None:
+    """Turn initializers whose data is elsewhere into inputs of the main graph."""
+    inputs = {value.name for value in main.input}
+    kept = []
+    for tensor in graph.initializer:
+        if tensor.data_location != onnx.TensorProto.EXTERNAL:
+            kept.append(tensor)
+        elif tensor.name not in inputs:
+            main.input.append(
+                onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims)
             )
-    for node in source:
-        graph.node.append(ir.to_proto(node))
-        graph.value_info.extend(
-            ir.to_proto(value)
-            for value in node.outputs
-            if value.name and value.type is not None and not value.is_graph_output()
-        )
-    return proto
+    if len(kept) < len(graph.initializer):
+        del graph.initializer[:]
+        graph.initializer.extend(kept)
+    for node in graph.node:
+        for attribute in node.attribute:
+            for inner in (attribute.g, *attribute.graphs):
+                _weights_to_inputs(inner, main)
