@@ -34,7 +34,7 @@ def check_is_model(source: SourceFile) -> None:
     """
     path = source.path
     try:
-        fields = wire.top_level_fields(source.map())
+        fields = wire.top_level_fields(source)
     except wire.WireError as error:
         if error.needed and _starts_like_a_model(source):
             raise ModelError(
@@ -53,12 +53,12 @@ def check_is_model(source: SourceFile) -> None:
 def _starts_like_a_model(source: SourceFile) -> bool:
     # Every writer puts the version first (a small number), or there is none and the graph or
     # the producer follows.
-    head = source.head(2)
+    head = source[:2]
     return _beginning(source) is None and head[0] in (0x08, 0x12, 0x3A) and len(head) == 2
 
 
 def _beginning(source: SourceFile) -> tuple[str, str] | None:
-    head = source.head(64).lstrip().lower()
+    head = source[:64].lstrip().lower()
     for mark, kind, hint in _BEGINNINGS:
         if head.startswith(mark.lower()):
             return kind, hint

@@ -30,6 +30,9 @@ CHUNK_BYTES = 1 << 22
 
 T = TypeVar("T")
 
+_BLOCK_BYTES = 1 << 14
+"""Read ahead where single fields are looked at."""
+
 _FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK  # a FIFO must not block the open
 
 
@@ -50,6 +53,7 @@ class SourceFile:
         self._descriptor = descriptor
         self._modified = status.st_mtime_ns
         self._map: mmap.mmap | None = None
+        self._block, self._block_at = b"", 0
         weakref.finalize(self, os.close, descriptor)
 
     def map(self) -> mmap.mmap:
@@ -66,9 +70,38 @@ class SourceFile:
             return np.empty(0, np.uint8)
         return np.frombuffer(self.map(), np.uint8, size, offset)
 
-    def head(self, size: int) -> bytes:
-        """Return the first ``size`` bytes, or the whole of a smaller file."""
-        return os.pread(self._descriptor, size, 0)
+    def __len__(self) -> int:
+        return self.size
+
+    def __getitem__(self, range_: slice) -> bytes:
+        """Return the bytes in a range, read; not through the map.
+
+        Of a file in the page cache the kernel maps a few MB around each byte that is looked
+        at, and counts them as memory of this process.
+        """
+        start, stop, _ = range_.indices(self.size)
+        if stop - start > _BLOCK_BYTES:
+            return os.pread(self._descriptor, stop - start, start)
+        at = start - self._block_at
+        if at < 0 or stop - self._block_at > len(self._block):
+            self._block = os.pread(self._descriptor, _BLOCK_BYTES, start)
+            self._block_at, at = start, 0
+        return self._block[at : at + stop - start]
+
+    def read(self, offset: int, size: int) -> np.ndarray:
+        """Return a uint8 array of ``size`` bytes of the file, read into memory.
+
+        Raises:
+            ModelError: The file has become shorter.
+        """
+        array = np.empty(size, np.uint8)
+        done = 0
+        while done < size:
+            count = os.preadv(self._descriptor, [array.data[done:]], offset + done)
+            if not count:
+                raise self._changed()
+            done += count
+        return array
 
     def copy_to(
         self,

@@ -55,7 +55,7 @@ class MappedTensor(ir.LazyTensor):
 
     def tobytes(self) -> bytes:
         """Return the data, copied into memory."""
-        return self.source.array(self.offset, self.nbytes).tobytes()
+        return self.source.read(self.offset, self.nbytes).tobytes()
 
     def __repr__(self) -> str:
         return (
@@ -86,9 +86,10 @@ class _Reader:
         array = self._copy() if self._copy is not None else None
         if array is None:
             kind = np.dtype(self._dtype.numpy()).newbyteorder("<")
-            array = self._source.array(self._offset, size).view(kind).reshape(dims)
-            if not array.flags.aligned:
-                array = array.copy()
+            if self._offset % kind.alignment == 0:
+                array = self._source.array(self._offset, size).view(kind).reshape(dims)
+            else:
+                array = self._source.read(self._offset, size).view(kind).reshape(dims)
                 array.flags.writeable = False
                 self._copy = weakref.ref(array)
         return ir.Tensor(array, self._dtype, shape=self._shape)

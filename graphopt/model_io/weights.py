@@ -65,10 +65,9 @@ class Weights:
             self._slots.append((source, start, end - start))
             return [self._mark(len(self._slots) - 1)]
 
-        buffer = source.map()
         try:
             pieces = wire.rewrite(
-                buffer, lambda start, end: end - start >= MIN_MAPPED_BYTES, cut
+                source, lambda start, end: end - start >= MIN_MAPPED_BYTES, cut
             )
         except wire.WireError as error:
             raise sniff.not_scanned(source.path, error) from None
@@ -81,7 +80,7 @@ class Weights:
                 "most 2.1 GB.",
             )
         skeleton = b"".join(
-            piece if isinstance(piece, bytes) else buffer[slice(*piece)]
+            piece if isinstance(piece, bytes) else source[slice(*piece)]
             for piece in pieces
             if not isinstance(piece, wire.Sized)
         )

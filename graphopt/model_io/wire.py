@@ -12,9 +12,8 @@ Source: https://protobuf.dev/programming-guides/encoding/ and onnx.proto of ONNX
 from __future__ import annotations
 
 import dataclasses
-import mmap
 from collections.abc import Callable
-from typing import Generic, TypeAlias, TypeVar
+from typing import Generic, Protocol, TypeAlias, TypeVar
 
 __all__ = [
     "DATA_FIELDS",
@@ -29,7 +28,19 @@ __all__ = [
     "top_level_fields",
 ]
 
-Buffer: TypeAlias = "bytes | mmap.mmap"
+
+class Buffer(Protocol):
+    """Bytes in memory or in a file."""
+
+    def __len__(self) -> int:
+        """Return their number."""
+        ...
+
+    def __getitem__(self, range_: slice, /) -> bytes:
+        """Return those in a range."""
+        ...
+
+
 Slot = TypeVar("Slot")
 Piece: TypeAlias = "tuple[int, int] | bytes | Sized[Slot]"
 """What a rewritten model is put together from: a range of the buffer, new bytes, or something
@@ -115,40 +126,40 @@ def _length(piece: Piece[Slot]) -> int:
     return len(piece) if isinstance(piece, bytes) else piece.size
 
 
-def read_varint(buffer: Buffer, at: int, end: int) -> tuple[int, int]:
-    """Return the varint that starts at ``at`` and the offset behind it."""
+def _varint(head: bytes, at: int, start: int) -> tuple[int, int]:
+    """Return the varint at ``at`` of ``head``, and the offset in it behind the number."""
     value = shift = 0
-    start = at
-    while at < end:
-        byte = buffer[at]
+    first = at
+    for byte in head[at : at + 10]:
         at += 1
         value |= (byte & 0x7F) << shift
         if byte < 0x80:
             return value, at
         shift += 7
-        if shift > 63:
-            raise WireError("a number of more than 64 bits", start)
-    raise WireError("a number is cut off", start, needed=at + 1)
+    if at - first == 10:
+        raise WireError("a number of more than 64 bits", start)
+    raise WireError("a number is cut off", start, needed=start + at + 1)
 
 
 def _next_field(buffer: Buffer, at: int, end: int) -> tuple[int, int, int, int]:
     """Return number, wire type, start and end of the payload of the field at ``at``."""
-    tag, start = read_varint(buffer, at, end)
+    head = buffer[at : min(at + 20, end)]  # two varints of 64 bits
+    tag, used = _varint(head, 0, at)
     kind = tag & 7
     if kind == 2:
-        size, start = read_varint(buffer, start, end)
-        stop = start + size
+        size, used = _varint(head, used, at)
+        stop = at + used + size
     elif kind == 0:
-        stop = read_varint(buffer, start, end)[1]
+        stop = at + _varint(head, used, at)[1]
     elif kind in (1, 5):
-        stop = start + (8 if kind == 1 else 4)
+        stop = at + used + (8 if kind == 1 else 4)
     else:
         raise WireError(f"a field of unknown kind {kind}", at)
     if tag < 8:
         raise WireError("a field without a number", at)
     if stop > end:
         raise WireError("a field is cut off", at, needed=stop)
-    return tag >> 3, kind, start, stop
+    return tag >> 3, kind, at + used, stop
 
 
 def top_level_fields(buffer: Buffer) -> list[tuple[int, int]]:
@@ -239,7 +250,7 @@ class _Rewriter(Generic[Slot]):
             tag = at
             number, kind, begin, at = _next_field(self._buffer, at, end)
             if number == 2 and kind == 0:
-                data_type = read_varint(self._buffer, begin, at)[0]
+                data_type = _varint(self._buffer[begin:at], 0, begin)[0]
             elif number in DATA_FIELDS:
                 if kind != 2:
                     return None

@@ -20,6 +20,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from graphopt import model_io
 from graphopt.errors import ModelError, OutputError, PassError
+from graphopt.model_io import saving
 from graphopt.model_io.tensors import MappedTensor, SparseTensor
 
 RNG = np.random.default_rng(0)
@@ -241,6 +242,110 @@ def test_arrays_of_weights_are_read_only(tmp_path):
     for value in loaded.graph.initializers.values():
         with pytest.raises(ValueError, match="read-only"):
             value.const_value.numpy()[0, 0] = 1
+
+
+MEASURED = """
+import resource, sys
+from graphopt import model_io
+def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+before = peak()
+model = model_io.load(sys.argv[1])
+print(peak() - before)
+model_io.save(model, sys.argv[2], sys.argv[3])
+print(peak() - before)
+"""
+
+
+def peaks(source: pathlib.Path, target: pathlib.Path, external_data: str) -> list[int]:
+    """Return the growth of memory in MB after reading, and after writing as well."""
+    command = [sys.executable, "-c", MEASURED, source, target, external_data]
+    out = subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True).stdout
+    return [int(line) // 1024 for line in out.split()]
+
+
+@pytest.mark.parametrize("external_data", ["never", "always"])
+def test_neither_reading_nor_writing_takes_the_memory_of_the_weights(tmp_path, external_data):
+    array = RNG.standard_normal((64, 1 << 15)).astype(np.float32)
+    proto = model(
+        *(numpy_helper.from_array(array, f"w{index}") for index in range(10)),
+        nodes=[helper.make_node("Neg", ["x"], ["y"])],
+    )
+    source = write(tmp_path / "m.onnx", proto)
+    assert source.stat().st_size > 80e6
+    read, written = peaks(source, tmp_path / "out.onnx", external_data)
+    assert read < 12
+    assert written < 24  # pieces of 4 MB, and what the allocator keeps of them
+
+
+def large(folder: pathlib.Path, size: int) -> pathlib.Path:
+    """Write a model with external data of ``size`` bytes, which are holes but for the last."""
+    proto = model(nodes=[helper.make_node("Neg", ["x"], ["y"])])
+    parts = 4
+    for index in range(parts):
+        tensor = proto.graph.initializer.add(
+            name=f"w{index}",
+            data_type=TensorProto.UINT8,
+            dims=[size // parts],
+            data_location=TensorProto.EXTERNAL,
+        )
+        for key, value in (
+            ("location", "weights"),
+            ("offset", index * (size // parts)),
+            ("length", size // parts),
+        ):
+            tensor.external_data.add(key=key, value=str(value))
+    with open(folder / "weights", "wb") as file:
+        file.truncate(size - 1)
+        file.seek(0, os.SEEK_END)
+        file.write(b"\7")
+    return write(folder / "m.onnx", proto)
+
+
+def test_a_model_of_many_gigabytes_is_read_without_its_weights(tmp_path):
+    size = 40 << 30
+    try:
+        path = large(tmp_path, size)
+    except OSError:
+        size = 3 << 30  # a file system with small limits
+        path = large(tmp_path, size)
+    started = time.perf_counter()
+    loaded = model_io.load(path)
+    assert time.perf_counter() - started < 1
+    tensor = loaded.graph.initializers["w3"].const_value
+    assert tensor.nbytes == size // 4
+    assert tensor.numpy()[-1] == 7
+
+
+def test_weights_that_are_too_large_for_protobuf_get_a_file(tmp_path, monkeypatch, caplog):
+    loaded = model_io.load(write(tmp_path / "m.onnx", simple()))
+    monkeypatch.setattr(saving, "EMBEDDED_LIMIT_BYTES", WEIGHT.nbytes)
+    assert model_io.save(loaded, tmp_path / "out.onnx").external_path is not None
+    assert model_io.save(loaded, tmp_path / "out.onnx", "never").external_path is not None
+    assert "the weights are in out.onnx." in caplog.text
+    np.testing.assert_array_equal(run(tmp_path / "out.onnx"), run(tmp_path / "m.onnx"))
+
+
+def test_constants_of_nodes_that_are_too_large_for_protobuf(tmp_path, monkeypatch):
+    node = helper.make_node("Constant", [], ["k"], value=numpy_helper.from_array(WEIGHT))
+    proto = model(nodes=[node, helper.make_node("MatMul", ["x", "k"], ["y"])])
+    loaded = model_io.load(write(tmp_path / "m.onnx", proto))
+    monkeypatch.setattr(saving, "MAX_SKELETON_BYTES", WEIGHT.nbytes)
+    with pytest.raises(OutputError, match="output/too-large"):
+        model_io.save(loaded, tmp_path / "out.onnx")
+    assert os.listdir(tmp_path) == ["m.onnx"]
+
+
+@pytest.mark.slow
+def test_a_model_of_more_than_2_gb_is_written_without_its_weights_in_memory(tmp_path):
+    source = large(tmp_path, (2 << 30) + 400)
+    for external_data in ("auto", "never"):
+        read, written = peaks(source, tmp_path / "out.onnx", external_data)
+        assert read < 12
+        assert written < 24
+        loaded = model_io.load(tmp_path / "out.onnx")
+        tensor = loaded.graph.initializers["w3"].const_value
+        assert tensor.numpy()[-1] == 7
+        assert not tensor.numpy()[:-1].any()
 
 
 # Nothing is lost.
