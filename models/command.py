@@ -1,0 +1,74 @@
+"""What the commands of this folder share: one line per error, progress, lazy imports."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import click
+
+from graphopt.errors import EXIT_DEFECT, GraphoptError
+
+__all__ = ["Command", "Report", "progress"]
+
+Report = Callable[[str, int, int, str], None]
+"""Called as work goes on: what is done, steps done, steps in all, a word on the last one."""
+
+
+class Command(click.Command):
+    """A command whose errors become one line and a documented exit code."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        option = click.Option(
+            ["--traceback"],
+            is_flag=True,
+            expose_value=False,
+            callback=lambda ctx, _, value: ctx.meta.update(traceback=value),
+            help="Show where an error was raised.",
+        )
+        self.params.append(option)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; see ``graphopt.errors`` for the exit codes."""
+        try:
+            return super().invoke(ctx)
+        except GraphoptError as error:
+            if ctx.meta["traceback"]:
+                raise
+            click.echo(f"error: {error}", err=True)
+            ctx.exit(error.exit_code)
+        except (click.ClickException, click.Abort, click.exceptions.Exit):
+            raise
+        except Exception as error:
+            if ctx.meta["traceback"]:
+                raise
+            click.echo(f"defect: {type(error).__name__}: {error}", err=True)
+            click.echo("Run again with --traceback and report this.", err=True)
+            ctx.exit(EXIT_DEFECT)
+
+
+@contextlib.contextmanager
+def progress() -> Iterator[Report]:
+    """Show progress on stderr; give what to call with it (see ``Report``)."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+    from rich.progress import TimeRemainingColumn as Remaining
+
+    columns = (
+        TextColumn("{task.description:20}"),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        Remaining(),
+        TextColumn("{task.fields[note]}"),
+    )
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        tasks: dict[str, Any] = {}
+
+        def report(what: str, done: int, total: int, note: str) -> None:
+            if what not in tasks:
+                tasks[what] = bar.add_task(what, total=total, note=note)
+            bar.update(tasks[what], completed=done, total=total, note=note)
+
+        yield report
