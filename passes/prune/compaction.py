@@ -108,7 +108,7 @@ class Compactor:
         for axis in touched:
             values.update(dict.fromkeys(self.dimensions.values_of_axis.get(axis, ())))
         for value in values:
-            if value.shape is None:
+            if value.shape is None or value.type is None:
                 continue
             dims = list(value.shape.dims)
             for number, axis in enumerate(self.dimensions.coupling.axes[value]):

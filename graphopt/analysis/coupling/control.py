@@ -10,6 +10,7 @@ __all__: list[str] = []
 @rule("Shape", "Size")
 def shape(op: Op) -> None:
     """Lengths become values, which are followed by themselves (see ``numbers``)."""
+    op.ignore(0)
     dims = op.dims() or ()
     op.output([op.frozen(dim, "is a shape") for dim in dims])
 
@@ -53,7 +54,29 @@ def created(op: Op) -> None:
         op.output([op.frozen(dim, "makes positions") for dim in dims], index)
 
 
-@rule("If", "Loop", "Scan", "SequenceMap")
-def subgraph(op: Op) -> None:
-    """Nothing is cut across the border of a subgraph; inside it is analysed by itself."""
+@rule("If")
+def if_(op: Op) -> None:
+    """What both branches return is the same, index by index."""
+    branches = [op.attr("then_branch"), op.attr("else_branch")]
+    for index in range(len(op.node.outputs)):
+        results = [op.coupling.axes.get(graph.outputs[index]) for graph in branches]
+        a, b = results
+        if a is None or b is None or len(a) != len(b):
+            for axes in results:
+                op.whole(axes or (), "returns it from one branch")
+            continue
+        op.output([_either(op, one, other) for one, other in zip(a, b, strict=True)], index)
+
+
+def _either(op: Op, a: Axis, b: Axis) -> Axis:
+    if a.size == b.size and a.size is not None:
+        op.unify(a, b)
+        return a
+    op.whole([a, b], "returns other lengths from its branches")
+    return Axis(symbol=object())
+
+
+@rule("Loop", "Scan", "SequenceMap")
+def loop(op: Op) -> None:
+    """What goes round or is taken in slices is needed whole."""
     op.refuse("nothing is cut across the border of a subgraph")

@@ -186,6 +186,7 @@ class Cut:
         (new,) = self.edit.node(
             "Concat", parts, before=self.node, attributes={"axis": 0}, like=[value]
         )
+        self.edit.set_type(new, ir.TensorType(ir.DataType.from_numpy(kind)), ir.Shape([size]))
         self.edit.set_input(self.node, index, new)
         drop_unused(self.edit, value)
 
@@ -245,7 +246,8 @@ class Cut:
                 (part,) = self.edit.node(
                     "Gather", [value, where], before=self.node, attributes={"axis": 0}
                 )
-                part.type, part.shape = value.type, ir.Shape([len(run)])
+                kind_of_part = ir.TensorType(ir.DataType.from_numpy(kind))
+                self.edit.set_type(part, kind_of_part, ir.Shape([len(run)]))
                 parts.append(part)
         return parts
 

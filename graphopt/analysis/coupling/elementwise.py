@@ -41,6 +41,7 @@ def nary(op: Op) -> None:
     axes: list[Axis] = list(op.axes(0))
     for index in range(1, len(op.node.inputs)):
         if op.node.op_type == "CastLike":
+            op.ignore(index)
             break
         axes = align(op, tuple(axes), op.axes(index))
     op.output(axes)

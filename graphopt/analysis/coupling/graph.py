@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import onnx_ir as ir
 
 from graphopt.analysis.coupling import numbers as shape_numbers
 from graphopt.analysis.coupling.cells import Cells
-from graphopt.analysis.coupling.numbers import Numbers
+from graphopt.analysis.coupling.numbers import Number, Numbers
 from graphopt.analysis.coupling.rules import ONE, Axis, Fix, Op, Refusal, find_rule, label
 from graphopt.analysis.dims import Dims, dims_of, infer_dims
 from graphopt.analysis.facts import tensor_of
@@ -80,9 +80,12 @@ class Coupling:
         self.refused: list[tuple[ir.Node, str]] = []
         self.shape_inputs: set[tuple[ir.Node, int]] = set()
         self.axes: dict[ir.Value, tuple[Axis, ...]] = {}
+        # Sequence -> the axes of each of its tensors, while they are followed.
+        self.sequences: dict[ir.Value, list[tuple[Axis, ...]]] = {}
         self._sites: dict[tuple[object, ...], Site] = {}
         self._numbers: dict[ir.Value, Numbers | None] = {}
         self._used_numbers: dict[tuple[ir.Node, int], Numbers] = {}
+        self._fixed: set[ir.Value] = set()
         self._dims = infer_dims(model)
         self._run(model.graph, "graph")
 
@@ -96,6 +99,10 @@ class Coupling:
     def is_constant(self, value: ir.Value) -> bool:
         """Whether ``value`` is a constant."""
         return value not in self.axes and tensor_of(value) is not None
+
+    def is_fixed(self, value: ir.Value) -> bool:
+        """Whether ``value`` is a constant or computed from constants alone."""
+        return value in self._fixed or self.is_constant(value)
 
     def axes_of(self, node: ir.Node, index: int) -> tuple[Axis, ...] | None:
         """Return the axes of an input of ``node``; ``None`` where its rank is unknown."""
@@ -157,31 +164,45 @@ class Coupling:
             self.sites.append(site)
             if value.is_graph_output():
                 self._freeze(axes, f"graph output {value.name!r}")
+            if tensor.dtype == ir.DataType.INT64 and tensor.size <= shape_numbers.LIMIT:
+                self._freeze(axes, f"{value.name!r} holds positions or lengths")
         if (node, index) not in site.uses:
             site.uses.append((node, index))
         return site
 
     # The pass over the graph.
 
-    def _run(self, graph: ir.Graph, kind: str) -> None:
+    def _run(self, graph: ir.Graph, kind: str, whole: bool = True) -> None:
+        """Visit the nodes of a graph; ``whole``: its outputs are needed whole.
+
+        A subgraph may use values from outside, as they are: they are the same in there.
+        """
         for value in graph.inputs:
             self.axes[value] = self._fixed_axes(value, f"{kind} input {value.name!r}")
         for node in graph:
             self._visit(node)
-        for value in graph.outputs:
-            axes = self.axes.get(value)
-            if axes is not None:
+        for value in graph.outputs if whole else ():
+            tensors = (
+                [self.axes[value]] if value in self.axes else self.sequences.get(value, [])
+            )
+            for axes in tensors:
                 self._freeze(axes, f"{kind} output {value.name!r}")
 
     def _visit(self, node: ir.Node) -> None:
         if node.op_type == "Constant" and not node.domain:
             return
+        given = [value for value in node.inputs if value is not None]
+        if given and all(self.is_fixed(value) for value in given):
+            self._fixed.update(node.outputs)
+        for graph in _subgraphs(node):
+            self._run(graph, f"{label(node)} subgraph", whole=node.op_type != "If")
         found = find_rule(node)
         op = Op(self, node)
         try:
             if found is None:
                 op.refuse("there is no rule for this operator")
             found(op)
+            self._freeze_unseen(op)
         except Refusal as refusal:
             self._refuse(node, str(refusal))
         self._follow(node)
@@ -189,23 +210,17 @@ class Coupling:
             if value not in self.axes:
                 reason = f"the rule of {label(node)} says nothing about it"
                 self._give_fixed(value, reason)
-        for inner in node.attributes.values():
-            if inner.type == ir.AttributeType.GRAPH:
-                self._enter(inner.as_graph(), node)
-            elif inner.type == ir.AttributeType.GRAPHS:
-                for graph in inner.as_graphs():
-                    self._enter(graph, node)
 
-    def _enter(self, graph: ir.Graph, node: ir.Node) -> None:
-        """Analyse a subgraph; what it takes from outside is needed whole."""
-        reason = f"the subgraph of {label(node)} uses it"
-        for inner in ir.traversal.RecursiveGraphIterator(graph):
-            for value in inner.inputs:
-                if value is not None and value in self.axes:
-                    outside = value.graph is not graph and value.graph is not inner.graph
-                    if outside:
-                        self._freeze(self.axes[value], reason)
-        self._run(graph, f"{label(node)} subgraph")
+    def _freeze_unseen(self, op: Op) -> None:
+        """Freeze the inputs that the rule did not look at: indices, sizes, conditions ..."""
+        for index, value in enumerate(op.node.inputs):
+            if value is None or index in op.seen:
+                continue
+            tensors = (
+                [self.axes[value]] if value in self.axes else self.sequences.get(value, [])
+            )
+            for axes in tensors:
+                self._freeze(axes, f"{op.label} reads its input {index}")
 
     def _refuse(self, node: ir.Node, reason: str) -> None:
         """Freeze everything at ``node``."""
@@ -216,8 +231,11 @@ class Coupling:
             axes = None if value is None else self.axes_of(node, index)
             if axes is not None:
                 self._freeze(axes, reason)
+            elif value is not None:
+                self._freeze_value(value, reason)
         for value in node.outputs:
             self.axes.pop(value, None)
+            self.sequences.pop(value, None)
             self._give_fixed(value, reason)
 
     def _give_fixed(self, value: ir.Value, reason: str) -> None:
@@ -233,6 +251,11 @@ class Coupling:
                 axes.append(Axis(symbol=dim if dim is not None else object()))
         return tuple(axes)
 
+    def _freeze_value(self, value: ir.Value, reason: str) -> None:
+        """Freeze all axes of a computed tensor, or of all tensors of a sequence."""
+        for axes in [self.axes.get(value, ()), *self.sequences.get(value, ())]:
+            self._freeze(axes, reason)
+
     def _freeze(self, axes: Sequence[Axis], reason: str) -> None:
         for axis in axes:
             if axis.rows is not None and axis.size != 1:
@@ -246,13 +269,8 @@ class Coupling:
                 self._used_numbers[node, index] = numbers
         result = None
         if len(node.outputs) == 1:
-            first = node.inputs[0] if node.inputs else None
-            shape = (
-                None
-                if first is None or not self._is_measured(node)
-                else (self.axes_of(node, 0))
-            )
-            result = shape_numbers.follow(node, inputs, shape)
+            lengths = self._lengths(node) if node.op_type in ("Shape", "Size") else None
+            result = shape_numbers.follow(node, inputs, lengths)
             self._numbers[node.outputs[0]] = result
         if result is not None:
             return
@@ -260,8 +278,17 @@ class Coupling:
             if numbers is not None and (node, index) not in self.shape_inputs:
                 self._keep_value(node, index, numbers)
 
-    def _is_measured(self, node: ir.Node) -> bool:
-        return node.op_type in ("Shape", "Size") and not node.domain
+    def _lengths(self, node: ir.Node) -> list[Number] | None:
+        """Return the lengths of the first input of ``node``."""
+        axes = self.axes_of(node, 0)
+        if axes is None:
+            return None
+        return [
+            Number.of_axis(
+                axis, axis.rows is not None and not self.cells.is_frozen(axis.rows).all()
+            )
+            for axis in axes
+        ]
 
     def _keep_value(self, node: ir.Node, index: int, numbers: Numbers) -> None:
         """A length that is used as a number keeps its value when the axis is cut."""
@@ -274,6 +301,14 @@ class Coupling:
                 axes.update(dict.fromkeys(number.axes))
         if axes:
             self.fixes.append(Fix(node, tuple(axes), lambda cut: cut.keep_value(index)))
+
+
+def _subgraphs(node: ir.Node) -> Iterator[ir.Graph]:
+    for attr in node.attributes.values():
+        if attr.type == ir.AttributeType.GRAPH:
+            yield attr.as_graph()
+        elif attr.type == ir.AttributeType.GRAPHS:
+            yield from attr.as_graphs()
 
 
 def analyse(model: ir.Model, untie: bool = True) -> Coupling:

@@ -72,7 +72,8 @@ class Dimensions:
 
     Attributes:
         coupling: The analysis.
-        groups: All groups whose indices hold weights, free ones and frozen ones.
+        groups: All groups whose indices hold weights of layers, free ones and frozen ones.
+            An index that only vectors hold (a table of positions, a mask) is no group.
     """
 
     def __init__(self, coupling: Coupling) -> None:
@@ -138,7 +139,9 @@ class Dimensions:
         cells = self.coupling.cells
         found: dict[int, list[tuple[Site, int]]] = {}
         order: dict[int, np.ndarray] = {}
-        for site in self.coupling.sites:
+        # Matrices first: a group is best known by the weight of a layer, and its indices
+        # are in the order of that; vectors are often shared.
+        for site in sorted(self.coupling.sites, key=lambda site: not _is_matrix(site)):
             for number, axis in enumerate(site.axes):
                 if axis.size == 1:
                     continue
@@ -158,7 +161,7 @@ class Dimensions:
         for key, places in found.items():
             atoms = order[key]
             reason = cells.reasons(atoms[:1])[0]
-            if reason == KERNEL:
+            if reason == KERNEL or not _is_matrix(places[0][0]):
                 continue
             members = self._members(atoms, places)
             groups.append(
@@ -254,6 +257,10 @@ class Dimensions:
                 product *= cache[axis]
             total += product
         return total
+
+
+def _is_matrix(site: Site) -> bool:
+    return sum(axis.size != 1 for axis in site.axes) > 1
 
 
 def _mix(number: int) -> np.uint64:

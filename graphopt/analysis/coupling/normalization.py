@@ -86,6 +86,27 @@ def skip_layer_normalization(op: Op) -> None:
             op.output([*x[:-1], op.frozen(1, "")], index)
 
 
+@rule("com.microsoft::EmbedLayerNormalization")
+def embed_layer_normalization(op: Op) -> None:
+    """Word + position (+ segment) embedding, then LayerNormalization."""
+    if not op.has(2):
+        op.refuse("it has no table of words")
+    ids, words = op.axes(0), op.axes(2)
+    op.whole(words[:1], "looks up positions in it")
+    for index in (3, 4):
+        if op.has(index):
+            table = op.axes(index)
+            op.whole(table[:1], "looks up positions in it")
+            op.unify(table[1], words[1])
+    for index in (5, 6):
+        op.unify(op.axes(index)[0], words[1])
+    measured(op, words[1:])
+    op.output([*ids, words[1]])
+    if len(op.node.outputs) > 1:
+        op.output(ids[:1], 1)
+    op.output([*ids, words[1]], 2)
+
+
 @rule("LRN")
 def local_response(op: Op) -> None:
     """Neighbouring channels are measured together."""

@@ -59,11 +59,11 @@ class Number:
             self.axes |= arg.axes
 
     @classmethod
-    def of_axis(cls, axis: Axis) -> Number:
+    def of_axis(cls, axis: Axis, may_change: bool) -> Number:
         """Return the length of ``axis``."""
         if axis.size is None:
             return cls(None, symbol=axis.symbol)
-        return cls(axis.size, axis=axis if axis.size > 1 else None)
+        return cls(axis.size, axis=axis if may_change else None)
 
     def computed_with(self, length: Callable[[Axis], int]) -> Scalar:
         """Return its value when the axes have the lengths that ``length`` says."""
@@ -175,19 +175,19 @@ def _equal(a: Number, b: Number) -> Number:
 
 
 def follow(
-    node: ir.Node, inputs: Sequence[Numbers | None], shape: Sequence[Axis] | None
+    node: ir.Node, inputs: Sequence[Numbers | None], lengths: Sequence[Number] | None
 ) -> Numbers | None:
     """Return the numbers of the output of ``node``; ``None`` where they are not followed.
 
     Args:
         node: A node with one output.
         inputs: The numbers of its inputs; ``None`` for one that is absent or not followed.
-        shape: The axes of its first input.
+        lengths: The lengths of its first input; ``None`` where its rank is unknown.
     """
     if node.domain not in ("", "ai.onnx"):
         return None
     try:
-        result = _follow(node, inputs, shape)
+        result = _follow(node, inputs, lengths)
     except (IndexError, ValueError, TypeError):
         # Not the arithmetic of a valid shape.
         return None
@@ -195,11 +195,11 @@ def follow(
 
 
 def _follow(
-    node: ir.Node, inputs: Sequence[Numbers | None], shape: Sequence[Axis] | None
+    node: ir.Node, inputs: Sequence[Numbers | None], lengths: Sequence[Number] | None
 ) -> Numbers | None:
     op = node.op_type
     if op in ("Shape", "Size"):
-        return None if shape is None else _shape(node, shape)
+        return None if lengths is None else _shape(node, lengths)
     given = [value is not None for value in node.inputs]
     if not inputs or any(
         there and numbers is None for there, numbers in zip(given, inputs, strict=True)
@@ -223,8 +223,7 @@ def _follow(
     return None if structure is None else structure(node, list(inputs))
 
 
-def _shape(node: ir.Node, shape: Sequence[Axis]) -> Numbers:
-    lengths = [Number.of_axis(axis) for axis in shape]
+def _shape(node: ir.Node, lengths: Sequence[Number]) -> Numbers:
     if node.op_type == "Size":
         product = (
             lengths[0]
@@ -322,6 +321,15 @@ def _concat(node: ir.Node, inputs: list[Numbers | None]) -> Numbers:
     return np.concatenate(parts, axis=int(attribute(node, "axis")))
 
 
+def _expand(node: ir.Node, inputs: list[Numbers | None]) -> Numbers:
+    del node
+    assert inputs[0] is not None
+    shape = np.broadcast_shapes(inputs[0].shape, tuple(_fixed(inputs[1]) or ()))
+    if math.prod(shape) > LIMIT:
+        raise ValueError("too large to follow")
+    return np.broadcast_to(inputs[0], shape)
+
+
 def _reshape(node: ir.Node, inputs: list[Numbers | None]) -> Numbers:
     del node
     assert inputs[0] is not None
@@ -351,13 +359,20 @@ def _reduce_prod(node: ir.Node, inputs: list[Numbers | None]) -> Numbers:
     return result
 
 
+def _transpose(node: ir.Node, inputs: list[Numbers | None]) -> Numbers:
+    assert inputs[0] is not None
+    return inputs[0].transpose(attribute(node, "perm"))
+
+
 _STRUCTURE: dict[str, Callable[[ir.Node, list[Numbers | None]], Numbers]] = {
     "Concat": _concat,
     "ConstantOfShape": _constant_of_shape,
+    "Expand": _expand,
     "Gather": _gather,
     "ReduceProd": _reduce_prod,
     "Reshape": _reshape,
     "Slice": _slice,
     "Squeeze": _squeeze,
+    "Transpose": _transpose,
     "Unsqueeze": _unsqueeze,
 }

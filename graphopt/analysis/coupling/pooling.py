@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from graphopt.analysis.coupling.dense import windows
 from graphopt.analysis.coupling.rules import ONE, Axis, Op, rule
 
 __all__: list[str] = []
@@ -12,18 +13,10 @@ def pool(op: Op) -> None:
     """Batch and channels stay, positions are needed whole."""
     x = op.axes(0)
     op.whole(x[2:], "pools over it")
-    dims = op.dims()
-    positions = [
-        op.frozen(
-            1
-            if op.node.op_type.startswith("Global")
-            else dims[i]
-            if dims is not None
-            else None,
-            "pools over it",
-        )
-        for i in range(2, len(x))
-    ]
+    if op.node.op_type.startswith("Global"):
+        positions = [ONE for _ in x[2:]]
+    else:
+        positions = windows(op, x[2:], op.attr("kernel_shape"))
     op.output([*x[:2], *positions])
     if len(op.node.outputs) > 1:
         # The indices of MaxPool count through all channels.

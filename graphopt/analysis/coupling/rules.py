@@ -120,6 +120,7 @@ class Op:
         self.node = node
         self.coupling = coupling
         self.cells = coupling.cells
+        self.seen: set[int] = set()
 
     # What is there.
 
@@ -152,12 +153,17 @@ class Op:
 
     def axes(self, index: int) -> tuple[Axis, ...]:
         """Return the axes of an input."""
+        self.seen.add(index)
         axes = self.coupling.axes_of(self.node, index)
         return (
             axes
             if axes is not None
             else self.refuse(f"the rank of {self.value(index).name!r} is not known")
         )
+
+    def ignore(self, index: int) -> None:
+        """Say that input ``index`` may have any length; what no rule looks at may not."""
+        self.seen.add(index)
 
     def numbers(self, index: int) -> Numbers | None:
         """Return the elements of a small integer input, as far as they are followed."""
@@ -299,7 +305,7 @@ class Op:
 
     def layer(self, index: int) -> None:
         """Say that input ``index``, where it is a constant, is the weight of a layer."""
-        if self.is_constant(index):
+        if self.coupling.is_fixed(self.value(index)):
             self.coupling.layers.append((self.node, self.coupling.axes_of(self.node, index)))
 
     def statistics(self, axis: Axis, what: str) -> None:

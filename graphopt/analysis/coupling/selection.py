@@ -173,7 +173,6 @@ def gather(op: Op) -> None:
     rows = x[axis].rows
     if not constant or rows is None:
         op.whole([x[axis]], "looks up positions in it")
-        op.layer(0)
         op.output([*x[:axis], *op.axes(1), *x[axis + 1 :]])
         return
     tensor = op.coupling.constant(index)

@@ -13,8 +13,29 @@ from graphopt.analysis.coupling.graph import Coupling, analyse
 from graphopt.analysis.coupling.groups import Dimensions, find_groups
 from graphopt.passbase import Context
 
-WEIGHTED = {"Conv", "ConvTranspose", "Gemm", "MatMul", "Einsum"}
-"""Operators whose constants are set to zero; in others a zero may mean something else."""
+WEIGHTED: dict[str, tuple[int, ...]] = {
+    "Attention": (1, 2),
+    "Conv": (1, 2),
+    "ConvInteger": (1,),
+    "ConvTranspose": (1, 2),
+    "DeformConv": (1, 3),
+    "Einsum": (0, 1),
+    "FusedConv": (1, 2),
+    "FusedGemm": (0, 1, 2),
+    "FusedMatMul": (0, 1),
+    "GRU": (1, 2, 3),
+    "Gemm": (0, 1, 2),
+    "LSTM": (1, 2, 3, 7),
+    "MatMul": (0, 1),
+    "MatMulInteger": (0, 1),
+    "MatMulIntegerToFloat": (1, 6),
+    "MatMulNBits": (2, 5),
+    "QGemm": (3, 6),
+    "QLinearConv": (3, 8),
+    "QLinearMatMul": (3,),
+    "RNN": (1, 2, 3),
+}
+"""Operator -> constants that are set to zero; in others a zero may mean something else."""
 
 
 def network(
@@ -23,7 +44,8 @@ def network(
     """Return the model of a graph in ONNX text.
 
     What is declared in ``<...>`` without a value and made by no node is a weight: random, of a
-    size that keeps activations near 1. Variances (names start with ``var``) are positive.
+    size that keeps activations near 1. Variances (names start with ``var``) are positive,
+    integers are between -9 and 9, or 0 and 9.
     """
     more = "".join(f', "{domain}" : 1' for domain in domains)
     header = "" if text.lstrip().startswith("<") else HEADER.format(opset=opset, more=more)
@@ -42,6 +64,9 @@ def network(
         if info.name.startswith("var"):
             data = np.abs(data) + 0.5
         kind = onnx.helper.tensor_dtype_to_np_dtype(info.type.tensor_type.elem_type)
+        if np.issubdtype(kind, np.integer):
+            low = 0 if np.issubdtype(kind, np.unsignedinteger) else -9
+            data = rng.integers(low, 10, shape)
         graph.initializer.append(onnx.numpy_helper.from_array(data.astype(kind), info.name))
     del graph.value_info[:]
     onnx.checker.check_model(proto, full_check=True)
@@ -93,8 +118,7 @@ def masked(model: ir.Model, removed: dict[str, list[int]], untie: bool = True) -
 
 def _zero_weights(dimensions: Dimensions, dead: np.ndarray) -> None:
     for number, site in enumerate(dimensions.coupling.sites):
-        users = {node.op_type for node, _ in site.uses}
-        if not users <= WEIGHTED:
+        if not any(index in WEIGHTED.get(node.op_type, ()) for node, index in site.uses):
             continue
         data = site.tensor.numpy().copy()
         for axis_number, axis in enumerate(site.axes):
@@ -129,15 +153,16 @@ def _mask_activations(coupling: Coupling, dimensions: Dimensions, dead: np.ndarr
             (place,) = [i for i, other in enumerate(axes) if other is axis]
             shape = [1] * len(axes)
             shape[place] = -1
-            mask = dimensions.alive(axis, dead).astype(value.dtype.numpy()).reshape(shape)
+            mask = dimensions.alive(axis, dead).astype(np.float32).reshape(shape)
             name = f"mask{number}_{index}"
             constant = ir.Value(name=name, const_value=ir.tensor(mask, name=name))
-            constant.type, constant.shape = value.type, ir.Shape(mask.shape)
+            constant.type = ir.TensorType(ir.DataType.FLOAT)
+            constant.shape = ir.Shape(mask.shape)
             assert node.graph is not None
             node.graph.register_initializer(constant)
             mul = ir.Node("", "Mul", [value, constant], name=name)
             mul.outputs[0].name = f"{name}_out"
-            mul.outputs[0].type = value.type
+            mul.outputs[0].type = constant.type
             node.graph.insert_before(node, mul)
             node.replace_input_with(index, mul.outputs[0])
 
