@@ -10,6 +10,7 @@ from graphopt import registry
 
 # So that tests in any folder can import tests/graphs.py.
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
+pytest.register_assert_rewrite("graphs")
 
 
 @pytest.fixture
