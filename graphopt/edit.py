@@ -17,6 +17,7 @@ Example:
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TypeAlias
 
@@ -30,6 +31,9 @@ from graphopt.names import Names
 __all__ = ["AttributeValue", "Edit", "Guard", "Names", "Rewrite", "Rewriter", "record_of"]
 
 AttributeValue: TypeAlias = "int | float | str | Sequence[int] | Sequence[float] | ir.Attr"
+FREE_INITIALIZERS = 4
+"""IR version from which an initializer need not be a graph input."""
+
 Guard: TypeAlias = Callable[[ir.Model, Application], str]
 """Checks the model after one application; returns why it must be undone, or ``""``."""
 
@@ -99,6 +103,7 @@ class Edit:
         self._changed: dict[ir.Node, None] = {}
         self._added: dict[ir.Node, None] = {}
         self._renamed: dict[ir.Value, str] = {}  # value -> the name it had before this edit
+        self._constants: set[ir.Value] = set()
         self._given: list[str] = []
         self._cut: list[ir.Graph] = []  # subgraphs that an attribute no longer holds
 
@@ -191,6 +196,9 @@ class Edit:
     ) -> ir.Value:
         """Register a new initializer in the graph of ``near`` and return its value.
 
+        Before IR version 4 every initializer has to be a graph input; there it is a
+        ``Constant`` in front of ``near``.
+
         Args:
             data: The tensor; an array is not copied.
             name: Hint for its name.
@@ -199,6 +207,16 @@ class Edit:
         graph = near.graph
         assert graph is not None
         tensor = ir.tensor(data) if isinstance(data, np.ndarray) else data
+        if self.model.ir_version < FREE_INITIALIZERS:
+            like = ir.Value(
+                name=name,
+                shape=ir.Shape(tensor.shape.numpy()),
+                type=ir.TensorType(tensor.dtype),
+            )
+            attributes: dict[str, AttributeValue] = {"value": ir.AttrTensor("value", tensor)}
+            return self.node("Constant", [], before=near, attributes=attributes, like=[like])[
+                0
+            ]
         unique = self.fresh_name(name)
         tensor.name = unique
         value = ir.Value(
@@ -208,6 +226,7 @@ class Edit:
             const_value=tensor,
         )
         graph.register_initializer(value)
+        self._constants.add(value)
         self.entry.weights_added.append(_weight_record(unique, tensor))
 
         def undo() -> None:
@@ -264,6 +283,26 @@ class Edit:
         if old.is_graph_output():
             self._replace_output(old, new)
 
+    def supersede(self, node: ir.Node, *values: ir.Value | None) -> None:
+        """Let ``values`` replace the outputs of ``node``, and remove it.
+
+        What this edit has made for it takes over the name of the output it replaces.
+
+        Args:
+            node: The node; outputs that are not used need no value.
+            values: One an output; ``None``, or left out at the end, for an unused one.
+        """
+        for old, new in zip(node.outputs, values, strict=False):
+            if new is None or not (old.uses() or old.is_graph_output()):
+                continue
+            named = old.name if not old.is_graph_output() else ""
+            self.replace(old, new)
+            if named and (new in self._constants or new.producer() in self._added):
+                self._rename(old, self.fresh_name(f"{named}_replaced"))
+                self._rename(new, named)
+                self.entry.values_replaced[named] = named
+        self.remove(node)
+
     def _sources(self, value: ir.Value) -> dict[ir.Node, None]:
         """Return the nodes added by this edit that ``value`` is computed from."""
         sources: dict[ir.Node, None] = {}
@@ -306,6 +345,11 @@ class Edit:
         label = tensor.name if tensor is not None else None
         self._renamed.setdefault(value, before or "")
         value.name = name
+        weights = self.entry.weights_added
+        weights[:] = [
+            dataclasses.replace(weight, name=name) if weight.name == before else weight
+            for weight in weights
+        ]
 
         def undo() -> None:
             value.name = before
@@ -510,9 +554,10 @@ class Rewriter:
                     entry.undone = objection
                     self._refused.add(key)
                     return None
-        except BaseException:
+        except BaseException as error:
             edit._roll_back()
             self.ledger.drop(entry)
+            error.add_note(f"in rewrite {entry.summary()}")
             raise
         edit._commit()
         self.ledger.settle(entry)

@@ -119,10 +119,12 @@ def _run_one(pass_: Pass, model: ir.Model, context: Context) -> PassResult:
     except (GraphoptError, KeyboardInterrupt):
         raise
     except Exception as error:
-        last = context.ledger.applications[-1].summary() if len(context.ledger) else "none"
+        where = "; ".join(getattr(error, "__notes__", ()))  # set by Rewriter.apply
+        if not where:
+            made = context.ledger.applications
+            where = f"after rewrite {made[-1].summary()}" if made else "before any rewrite"
         raise PassError(
             "failed",
-            f"{pass_.name} failed with {type(error).__name__}: {error}. "
-            f"Last rewrite made: {last}.",
+            f"{pass_.name} failed with {type(error).__name__}: {error}, {where}.",
             hint="Run with --debug for the traceback, and leave the pass out to go on.",
         ) from error

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import itertools
-import os
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping
 
-import numpy as np
 import onnx_ir as ir
 
+from graphopt.answers import answers, first_feeds, objection, tolerance_for
 from graphopt.errors import ExecutionError, ValidationError
 from graphopt.ledger import Application
-from graphopt.metrics import DifferenceMeter
 from graphopt.passbase import Pass, Promise
 from graphopt.rewrite import Fixpoint
 from graphopt.runtime import Runtime
+from graphopt.runtime.session import Model
 from graphopt.samples import Samples
-from graphopt.validation import Tolerance, judge
+from graphopt.validation import Tolerance
 
 __all__ = ["Safe"]
 
@@ -36,7 +33,7 @@ class Safe:
         passes: The pipeline, for the promises.
         samples: Where the feeds come from.
         runtime: Where the model is run.
-        tolerance: For ``close``.
+        tolerance: For ``close``; ``None``: what the precision of the original asks for.
         metric: What ``target`` is measured in (see ``graphopt.validation.compare``).
         target: The least that ``metric`` must be after a lossy rewrite; ``None``: not judged.
         count: Feeds to run; the first ones.
@@ -47,7 +44,7 @@ class Safe:
 
     def __init__(
         self,
-        original: ir.Model | str | os.PathLike[str],
+        original: Model,
         passes: Iterable[Pass],
         samples: Samples,
         runtime: Runtime,
@@ -58,12 +55,12 @@ class Safe:
     ) -> None:
         self._promises = dict(_promises(passes))
         self._runtime = runtime
-        self._tolerance = tolerance or Tolerance()
+        self._tolerance = tolerance or tolerance_for(original)
         self._metric = metric
         self._target = target
-        self._feeds = list(itertools.islice(samples.feeds(), count))
+        self._feeds = first_feeds(samples, count)
         try:
-            self._original = self._run(original)
+            self._original = answers(original, self._feeds, runtime)
         except ExecutionError as error:
             raise ValidationError("not-runnable", f"the original: {error.message}") from error
         self._baseline = self._latest = self._original
@@ -72,7 +69,7 @@ class Safe:
         """Return why the rewrite ``entry`` must be undone, or ``""``."""
         promise = self._promises.get(entry.pass_name, Promise.CLOSE)
         try:
-            answers = self._run(model)
+            found = answers(model, self._feeds, self._runtime)
         except ExecutionError as error:
             return error.message
         reference = {
@@ -80,60 +77,14 @@ class Safe:
             Promise.CLOSE: self._baseline,
             Promise.LOSSY: self._original,
         }[promise]
-        objection = self._compare(reference, answers, promise)
-        if not objection:
-            self._latest = answers
-            if promise is Promise.LOSSY:
-                self._baseline = answers
-        return objection
-
-    def _run(self, model: ir.Model | str | os.PathLike[str]) -> list[dict[str, np.ndarray]]:
-        with self._runtime.session(model, optimize=False) as session:
-            return [dict(_arrays(session.run(feed))) for feed in self._feeds]
-
-    def _compare(
-        self,
-        reference: list[dict[str, np.ndarray]],
-        answers: list[dict[str, np.ndarray]],
-        promise: Promise,
-    ) -> str:
-        meters: dict[str, DifferenceMeter] = {}
-        kinds: dict[str, str] = {}
-        for index, (want, got) in enumerate(zip(reference, answers, strict=True)):
-            if want.keys() != got.keys():
-                return f"the outputs are {', '.join(got)} and were {', '.join(want)}"
-            for name, array in want.items():
-                other = got[name]
-                if array.dtype != other.dtype or array.shape != other.shape:
-                    return (
-                        f"output {name!r} is {other.dtype}{list(other.shape)} and was "
-                        f"{array.dtype}{list(array.shape)}"
-                    )
-                kinds[name] = str(array.dtype)
-                meters.setdefault(name, DifferenceMeter()).add(index, array, other)
-        judged = (
-            judge(
-                name,
-                kinds[name],
-                meter.result(),
-                promise,
-                self._tolerance,
-                self._metric,
-                self._target,
-            )
-            for name, meter in meters.items()
-            if meter.result().elements
+        wrong = objection(
+            reference, found, promise, self._tolerance, self._metric, self._target
         )
-        return "; ".join(f"output {one.name!r}: {one.reason}" for one in judged if one.reason)
-
-
-def _arrays(outputs: Mapping[str, Any]) -> Iterator[tuple[str, np.ndarray]]:
-    """Yield the outputs of a run; those of a sequence one by one."""
-    for name, value in outputs.items():
-        if isinstance(value, list):
-            yield from _arrays({f"{name}[{i}]": item for i, item in enumerate(value)})
-        else:
-            yield name, np.asarray(value)
+        if not wrong:
+            self._latest = found
+            if promise is Promise.LOSSY:
+                self._baseline = found
+        return wrong
 
 
 def _promises(passes: Iterable[Pass]) -> Mapping[str, Promise]:

@@ -401,7 +401,7 @@ class TestSafe:
     def test_a_lossy_rewrite_may_not_miss_the_target_or_give_nan(self, runtime) -> None:
         passes = [TurnLossy("Neg", "Exp")]
         _, ledger = run_safely(runtime, passes, target=0.99)
-        assert "the target is 0.99" in ledger.applications[0].undone
+        assert "cosine" in ledger.applications[0].undone
         _, ledger = run_safely(runtime, [TurnLossy("Neg", "Sigmoid")])
         assert not ledger.applications[0].undone
         _, ledger = run_safely(runtime, [TurnLossy("Neg", "Log")])

@@ -130,10 +130,29 @@ def test_a_pass_that_fails_is_named_with_its_last_rewrite() -> None:
     with pytest.raises(PassError) as caught:
         PassManager([Marks(), Fails(2)]).run(graphs.load(TEXT), Context())
     text = str(caught.value)
-    assert "fails failed with ZeroDivisionError: oh no." in text
-    assert "#3 fails/mark" in text
+    assert "fails failed with ZeroDivisionError: oh no, after rewrite #3 fails/mark" in text
     assert caught.value.exit_code == 70
     assert isinstance(caught.value.__cause__, ZeroDivisionError)
+
+
+def test_a_rewrite_that_fails_is_named() -> None:
+    @dataclasses.dataclass(frozen=True)
+    class FailsInside(Marks):
+        name: ClassVar[str] = "fails-inside"
+
+        def run(self, model: ir.Model, context: Context) -> PassResult:
+            (node,) = model.graph
+
+            def rewrite(edit) -> None:
+                edit.note("divide by nothing")
+                edit.set_attribute(node, "alpha", 1 / 0)
+
+            context.rewriter(model, self).apply("divide", node, rewrite)
+            raise AssertionError("unreachable")
+
+    with pytest.raises(PassError) as caught:
+        PassManager([Marks(), FailsInside()]).run(graphs.load(TEXT), Context())
+    assert "#2 fails-inside/divide at 'y': divide by nothing." in str(caught.value)
 
 
 @pytest.mark.parametrize("error", [ModelError, KeyboardInterrupt, SystemExit])

@@ -1,0 +1,240 @@
+"""What the command lines of the tools share: options, help, errors, output.
+
+Data goes to stdout, as a table or with ``--json``; words and progress go to stderr. Everything
+heavy is imported inside the functions, so that ``--help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import json
+import pathlib
+import sys
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from graphopt.errors import EXIT_DEFECT, EXIT_USAGE, GraphoptError
+
+if TYPE_CHECKING:
+    from graphopt.debug.checks import Check
+    from graphopt.debug.recipe import Recipe
+    from graphopt.runtime import Runtime
+
+__all__ = [
+    "PATH",
+    "Tool",
+    "check_options",
+    "print_json",
+    "print_table",
+    "read_check",
+    "read_recipe",
+    "recipe_options",
+    "say",
+]
+
+PATH = click.Path(path_type=pathlib.Path)
+Function = Callable[..., Any]
+
+
+class Tool(click.Command):
+    """A command whose help is a module's docstring as it stands, and whose errors are a line.
+
+    The function it runs returns the exit code (see ``graphopt.errors``), or ``None`` for 0.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        kwargs.setdefault(
+            "context_settings",
+            {"help_option_names": ["-h", "--help"], "max_content_width": 95},
+        )
+        super().__init__(*args, **kwargs)
+        traceback = click.Option(
+            ["--traceback"], is_flag=True, help="Show where an error was raised."
+        )
+        as_json = click.Option(["--json", "as_json"], is_flag=True, help="Print JSON.")
+        self.params += [as_json, traceback]
+
+    def format_help_text(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the docstring without wrapping it anew."""
+        del ctx
+        formatter.write_paragraph()
+        for line in (self.help or "").strip().splitlines():
+            formatter.write(f"  {line.replace('``', '')}".rstrip() + "\n")
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the command and exit."""
+        kwargs["standalone_mode"] = False
+        try:
+            sys.exit(super().main(*args, **kwargs) or 0)
+        except click.ClickException as error:
+            self._fail("usage", error.format_message(), EXIT_USAGE)
+        except click.exceptions.Abort:
+            self._fail("interrupted", "stopped; the same command goes on from here.", 130)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the function; turn what it raises into one line."""
+        traceback = ctx.params.pop("traceback")
+        try:
+            return super().invoke(ctx)
+        except GraphoptError as error:
+            if traceback:
+                raise
+            self._fail(error.code, f"{error.message} {error.hint}".strip(), error.exit_code)
+        except (click.ClickException, click.exceptions.Exit, click.Abort):
+            raise
+        except Exception as error:
+            if traceback:
+                raise
+            text = " ".join(f"{type(error).__name__}: {error}".split())
+            self._fail("defect", f"{text} Add --traceback and report this.", EXIT_DEFECT)
+
+    def _fail(self, code: str, message: str, status: int) -> None:
+        click.echo(f"{self.name}: error [{code}]: {message}", err=True)
+        sys.exit(status)
+
+
+def recipe_options(function: Function) -> Function:
+    """Add what describes a run of passes: MODEL and the options of ``read_recipe``."""
+    return _with(
+        function,
+        click.argument("model", type=PATH),
+        click.option(
+            "--passes",
+            default="default",
+            show_default=True,
+            help="A preset or a pipeline, as for graphopt optimize.",
+        ),
+        click.option(
+            "--data", type=PATH, help="Samples: an .npz with one array per input, or a folder."
+        ),
+        click.option("--batch-size", type=int, help="Samples of an .npz that form one feed."),
+        click.option("--seed", type=int, default=0, show_default=True),
+        click.option(
+            "--emit",
+            type=click.Choice(["standard", "onnxruntime"]),
+            default="standard",
+            show_default=True,
+            help="Operators that may be used.",
+        ),
+    )
+
+
+def check_options(function: Function) -> Function:
+    """Add what tells a right model from a wrong one: the options of ``read_check``."""
+    return _with(
+        function,
+        click.option(
+            "--check",
+            "command",
+            help="A command that exits with 0 for a right model; {model} is its path. "
+            "Default: the answers in onnxruntime must be those of MODEL.",
+        ),
+        click.option("--atol", type=float, help="Largest absolute error, per largest output."),
+        click.option("--rtol", type=float, help="Largest error relative to the output."),
+        click.option(
+            "--metric",
+            type=click.Choice(["cosine", "top1", "sqnr"]),
+            default="cosine",
+            show_default=True,
+            help="What --target is measured in.",
+        ),
+        click.option("--target", type=float, help="Least value of --metric to accept."),
+        click.option(
+            "--samples",
+            "count",
+            type=int,
+            default=8,
+            show_default=True,
+            help="Samples to run.",
+        ),
+        click.option(
+            "--timeout",
+            type=float,
+            default=600.0,
+            show_default=True,
+            help="Seconds that one attempt may take.",
+        ),
+    )
+
+
+def _with(function: Function, *options: Callable[[Function], Function]) -> Function:
+    for option in reversed(options):
+        function = option(function)
+    return function
+
+
+def read_recipe(given: dict[str, Any]) -> Recipe:
+    """Return the recipe that the options of ``recipe_options`` describe."""
+    from graphopt import pipeline
+    from graphopt.debug.recipe import Recipe
+    from graphopt.passbase import Target
+
+    return Recipe(
+        given["model"].absolute(),
+        tuple(pipeline.parse(given["passes"])),
+        given["data"] and given["data"].absolute(),
+        given["batch_size"],
+        given["seed"],
+        Target(given["emit"]),
+    )
+
+
+def read_check(given: dict[str, Any], recipe: Recipe, runtime: Runtime) -> Check:
+    """Return the check that the options of ``check_options`` describe."""
+    from graphopt.api import promise_of
+    from graphopt.debug.checks import CommandCheck, NumericCheck
+    from graphopt.passbase import Promise
+    from graphopt.validation import Tolerance
+
+    if given["command"]:
+        return CommandCheck.parse(given["command"], given["timeout"])
+    tolerance = None
+    promise = promise_of(recipe.passes)
+    if given["atol"] is not None or given["rtol"] is not None:
+        tolerance = Tolerance(rtol=given["rtol"] or 0.0, atol=given["atol"] or 0.0)
+        promise = Promise.CLOSE
+    samples = recipe.samples()
+    assert samples is not None
+    return NumericCheck.of(
+        recipe.model,
+        samples,
+        runtime,
+        given["count"],
+        promise=promise,
+        tolerance=tolerance,
+        metric=given["metric"],
+        target=given["target"],
+    )
+
+
+def say(text: str) -> None:
+    """Print a line of words for a person, on stderr."""
+    click.echo(text, err=True)
+
+
+def print_json(value: Any) -> None:
+    """Print a result for a program, on stdout."""
+    click.echo(json.dumps(value, indent=2, default=str))
+
+
+def print_table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    """Print a result for a person, on stdout; numbers are aligned to the right."""
+    import rich.console
+    import rich.table
+    import rich.text
+
+    table = rich.table.Table(box=None, pad_edge=False)
+    for index, title in enumerate(header):
+        numeric = all(isinstance(row[index], (int, float)) for row in rows)
+        table.add_column(title, justify="right" if numeric else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(rich.text.Text(_cell(cell)) for cell in row))
+    width = None if sys.stdout.isatty() else 160
+    rich.console.Console(width=width).print(table)
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return f"{value:,}" if isinstance(value, int) else str(value)

@@ -1,0 +1,95 @@
+"""Deliberately broken passes, and models they break."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import pathlib
+import signal
+import time
+from collections.abc import Sequence
+from typing import ClassVar
+
+import graphs
+import numpy as np
+import onnx
+import onnx_ir as ir
+
+from graphopt.edit import Edit
+from graphopt.passbase import Context, Pass, PassResult, Promise
+from graphopt.rewrite import Rule, RulePass
+
+
+@dataclasses.dataclass(frozen=True)
+class Faulty(RulePass):
+    """Removes ``Identity`` nodes, and does something else at the node named ``at``.
+
+    Attributes:
+        at: Name of the node at which it goes wrong; empty: nowhere.
+        how: What goes wrong there: ``"negate"``, ``"raise"`` (in the rewrite),
+            ``"raise-early"`` (while matching), ``"invalid"`` (an operator that does not
+            exist), ``"kill"`` (the process dies), ``"hang"``.
+    """
+
+    name: ClassVar[str] = "faulty"
+    promise: ClassVar[Promise] = Promise.EXACT
+
+    at: str = ""
+    how: str = "negate"
+
+    def rules(self, context: Context) -> Sequence[Rule]:
+        return [Rule("remove-identity", ("Identity",), self._match)]
+
+    def _match(self, node: ir.Node, facts):
+        bad = node.name == self.at
+        if bad and self.how == "raise-early":
+            raise ZeroDivisionError("on purpose, early")
+
+        def rewrite(edit: Edit) -> None:
+            new = node.inputs[0]
+            if bad and self.how in ("negate", "invalid"):
+                op_type = "Neg" if self.how == "negate" else "NoSuchOperator"
+                (new,) = edit.node(op_type, node.inputs, before=node, like=node.outputs)
+            elif bad and self.how == "raise":
+                raise ZeroDivisionError("on purpose")
+            elif bad and self.how == "kill":
+                os.kill(os.getpid(), signal.SIGSEGV)
+            elif bad and self.how == "hang":
+                time.sleep(1000)
+            edit.replace(node.outputs[0], new)
+            edit.remove(node)
+
+        return rewrite
+
+
+@dataclasses.dataclass(frozen=True)
+class Unnumbered(Pass):
+    """Changes the model without telling the ledger."""
+
+    name: ClassVar[str] = "unnumbered"
+    promise: ClassVar[Promise] = Promise.EXACT
+
+    def run(self, model: ir.Model, context: Context) -> PassResult:
+        next(node for node in model.graph if node.op_type == "Sigmoid").op_type = "Tanh"
+        return PassResult(model, modified=True)
+
+
+def chain(size: int) -> ir.Model:
+    """Return a model with ``size`` nodes of ``Identity`` in a row, named ``i1``, ``i2`` …"""
+    lines = [f"v{i} = Identity(v{i - 1})" for i in range(1, size + 1)]
+    model = graphs.load(
+        f"""g (float[N,4] x) => (float[N,4] y) <float[4] w={{1,2,3,4}}> {{
+            v0 = Add(x, w) {" ".join(lines)} y = Sigmoid(v{size}) }}"""
+    )
+    for node in model.graph:
+        node.name = node.outputs[0].name.replace("v", "i")
+    return model
+
+
+def save_chain(path: pathlib.Path, size: int) -> pathlib.Path:
+    """Write ``chain(size)``, and samples for it next to it."""
+    onnx.save(ir.to_proto(chain(size)), path)
+    np.savez(
+        path.with_suffix(".npz"), x=np.linspace(-2, 2, 24, dtype=np.float32).reshape(6, 4)
+    )
+    return path
