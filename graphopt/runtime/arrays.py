@@ -68,5 +68,7 @@ def spec_of(declared: tuple[str, str, Sequence[Any]]) -> TensorSpec:
     else:
         dims = ()
     if inner == "string":
-        return TensorSpec(name, np.dtype(object), dims)
-    return TensorSpec(name, ir.DataType[_NAMES.get(inner, inner.upper())].numpy(), dims)
+        return TensorSpec(name, np.dtype(object), dims, ranked=bool(dims))
+    dtype = ir.DataType[_NAMES.get(inner, inner.upper())].numpy()
+    # onnxruntime does not tell a scalar from a tensor of unknown rank.
+    return TensorSpec(name, dtype, dims, ranked=bool(dims))

@@ -41,7 +41,7 @@ def nodes_of(
             "session.optimized_model_external_initializers_file_name": "weights",
             **(config or {}),
         }
-        key, _, _ = load_into(process, model, level=level, config=entries, timeout=timeout)
+        key, *_ = load_into(process, model, level=level, config=entries, timeout=timeout)
         process.request("unload", what=describe(model), key=key)
         graph = onnx.load(path, load_external_data=False).graph
     return [

@@ -24,6 +24,10 @@ __all__ = ["Level", "Model", "Session", "describe", "load_into", "run_together"]
 Model: TypeAlias = "ir.Model | str | os.PathLike[str]"
 Level: TypeAlias = Literal["disable", "basic", "extended", "all"]
 """How much onnxruntime optimizes the graph when it loads it; ``"all"`` is its default."""
+_Declared: TypeAlias = "list[tuple[str, str, list[Any]]]"
+Loaded: TypeAlias = "tuple[int, _Declared, _Declared, _Declared]"
+"""Key of a model in its process; name, type and shape of its inputs, its outputs and the
+initializers that may be fed."""
 
 # Up to this many bytes of weights travel in the message; more go through a file, which
 # onnxruntime maps, and which has no limit of 2 GB.
@@ -37,6 +41,7 @@ class Session:
     Attributes:
         input_specs: Inputs that have to be fed, as onnxruntime declares them.
         output_specs: Outputs: the model's own, then those asked for.
+        overridable_specs: Initializers that may be fed.
     """
 
     def __init__(
@@ -44,22 +49,33 @@ class Session:
         process: Process,
         release: Callable[[Process], None],
         model: Model,
-        loaded: tuple[int, Sequence[Any], Sequence[Any]],
+        loaded: Loaded,
         timeout: float | None,
     ) -> None:
         self._process: Process | None = process
         self._generation = process.generation
         self._release = release
         self._what = describe(model)
-        self._key, inputs, outputs = loaded
+        self._key, inputs, outputs, overridable = loaded
         self._timeout = timeout
         self.input_specs = tuple(map(arrays.spec_of, inputs))
         self.output_specs = tuple(map(arrays.spec_of, outputs))
+        self.overridable_specs = tuple(map(arrays.spec_of, overridable))
 
     @property
     def output_names(self) -> tuple[str, ...]:
         """Names of the outputs: the model's own, then those asked for."""
         return tuple(spec.name for spec in self.output_specs)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the model is still loaded: not closed, and its process alive."""
+        process = self._process
+        return (
+            process is not None
+            and process.pid is not None
+            and process.generation == self._generation
+        )
 
     def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Run the model once.
@@ -104,7 +120,7 @@ class Session:
     def _start(self, feeds: Mapping[str, np.ndarray]) -> Process:
         """Send a request to run; the caller holds the lock of the process."""
         process = self._process
-        if process is None or process.pid is None or process.generation != self._generation:
+        if process is None or not self.is_open:
             raise ExecutionError("closed", f"{self._what} is not loaded any more.")
         try:
             values = [arrays.encode(value) for value in feeds.values()]
@@ -191,8 +207,8 @@ def load_into(
     threads: int = 1,
     config: Mapping[str, str] | None = None,
     timeout: float | None = None,
-) -> tuple[int, list[Any], list[Any]]:
-    """Load ``model`` in ``process`` and return its key, its inputs and its outputs."""
+) -> Loaded:
+    """Load ``model`` in ``process``."""
     key = next(_keys)
     # Threads that spin while they wait for work take time from every other process.
     entries = {"session.intra_op.allow_spinning": "0", **(config or {})}
@@ -200,7 +216,7 @@ def load_into(
         path, data, base = _payload(model, outputs, pathlib.Path(folder))
         if base:
             entries["session.model_external_initializers_file_folder_path"] = base
-        (inputs, declared), _ = process.request(
+        declared, _ = process.request(
             "load",
             [np.frombuffer(data, np.uint8)] if path is None else [],
             what=describe(model),
@@ -211,7 +227,7 @@ def load_into(
             threads=threads,
             config=entries,
         )
-    return key, inputs, declared
+    return key, *declared
 
 
 def _payload(

@@ -61,6 +61,9 @@ class _Loaded:
         self._session = session
         self.inputs = [(i.name, i.type, i.shape) for i in session.get_inputs()]
         self.outputs = [(o.name, o.type, o.shape) for o in session.get_outputs()]
+        self.overridable = [
+            (o.name, o.type, o.shape) for o in session.get_overridable_initializers()
+        ]
         self._names = [name for name, _, _ in self.outputs]
         self._opaque = any(kind in _OPAQUE for _, kind, _ in self.outputs)
 
@@ -143,7 +146,7 @@ class _Server:
         """Load the model at a path, or the one whose bytes are the only value."""
         loaded = _load(values[0].tobytes() if model is None else model, level, threads, config)
         self._sessions[key] = loaded
-        return ("ok", (loaded.inputs, loaded.outputs)), ()
+        return ("ok", (loaded.inputs, loaded.outputs, loaded.overridable)), ()
 
     def run(self, values: Sequence[Any], key: int, names: Sequence[str]) -> Answer:
         outputs = self._sessions[key].run(dict(zip(names, values, strict=True)))
