@@ -1,0 +1,27 @@
+"""Compares two models on samples, in onnxruntime: the proof of a rewrite.
+
+``graphopt.validate`` is the function for people; it and the optimizer call ``compare``.
+"""
+
+from graphopt.metrics import Difference, Tolerance
+from graphopt.validation.compare import compare
+from graphopt.validation.comparison import (
+    Comparison,
+    LevelComparison,
+    Metric,
+    OutputComparison,
+    judge,
+)
+from graphopt.validation.precision import tolerance_of
+
+__all__ = [
+    "Comparison",
+    "Difference",
+    "LevelComparison",
+    "Metric",
+    "OutputComparison",
+    "Tolerance",
+    "compare",
+    "judge",
+    "tolerance_of",
+]
