@@ -119,7 +119,7 @@ class GraphChecker:
                 elif attr.type not in _PLAIN:
                     self._look_at_attribute(node, index, attr)
             taken |= needed - names
-            needed.intersection_update(producers)
+            needed = {name for name in needed if name in producers}
             in_order = in_order and needed <= defined
             needs.append(needed)
             defined.update(node.output)

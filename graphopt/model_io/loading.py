@@ -13,6 +13,7 @@ import onnx_ir as ir
 from graphopt.errors import ModelError
 from graphopt.model_io import sniff
 from graphopt.model_io.check_model import Kept, ModelChecker, NotOursError
+from graphopt.model_io.collector import collection_paused
 from graphopt.model_io.source import open_model
 from graphopt.model_io.weights import Weights
 from graphopt.samples import TensorSpec
@@ -75,14 +76,15 @@ def load(
 
 def _model(proto: onnx.ModelProto, weights: Weights, ours: bool) -> ir.Model:
     checker = ModelChecker(proto, weights, ours)
-    checker.check()
-    try:
-        model = ir.from_proto(proto)
-    except ir.serde.SerdeError as error:
-        raise ModelError(
-            "unsupported", f"the model cannot be held: {reason_of(error)}."
-        ) from error
-    weights.attach(model)
+    with collection_paused():
+        checker.check()
+        try:
+            model = ir.from_proto(proto)
+        except ir.serde.SerdeError as error:
+            raise ModelError(
+                "unsupported", f"the model cannot be held: {reason_of(error)}."
+            ) from error
+        weights.attach(model)
     model.graph.meta[_KEPT] = checker.kept
     for note in checker.kept.notes:
         logger.warning("%s", note)

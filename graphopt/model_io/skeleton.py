@@ -18,6 +18,7 @@ import onnx_ir as ir
 
 from graphopt.errors import OutputError
 from graphopt.model_io import wire
+from graphopt.model_io.collector import collection_paused
 from graphopt.model_io.loading import kept_of, reason_of
 from graphopt.model_io.tensors import MappedTensor, SparseTensor
 from graphopt.model_io.weights import MIN_MAPPED_BYTES, all_graphs
@@ -44,6 +45,8 @@ class _View:
 def is_large(tensor: ir.TensorProtocol | None) -> bool:
     """Whether the data of ``tensor`` is written by itself, not as a part of the proto."""
     if tensor is None or isinstance(tensor, SparseTensor):
+        return False
+    if isinstance(tensor, ir.TensorProtoTensor) and tensor.raw.ByteSize() < MIN_MAPPED_BYTES:
         return False
     if tensor.dtype in (ir.DataType.STRING, ir.DataType.UNDEFINED):
         return False
@@ -78,7 +81,8 @@ def pieces_of(
     """
     placeholders = _Placeholders(external)
     try:
-        proto = ir.serde.serialize_model(placeholders.model(model))
+        with collection_paused():
+            proto = ir.serde.serialize_model(placeholders.model(model))
     except ir.serde.SerdeError as error:
         raise OutputError(
             "not-serializable", f"the model cannot be written: {reason_of(error)}."

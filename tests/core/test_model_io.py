@@ -911,3 +911,19 @@ def test_input_specs(tmp_path):
         ("scalar", np.dtype(np.bool_), (), True),
         ("free", np.dtype(np.float32), (), False),
     ]
+
+
+def test_the_time_for_many_nodes_grows_with_their_number(tmp_path):
+    def seconds(count: int) -> float:
+        names = ["x", *(f"h{index}" for index in range(count - 1)), "y"]
+        nodes = [
+            helper.make_node("Neg", [before], [after])
+            for before, after in zip(names, names[1:], strict=False)
+        ]
+        path = write(tmp_path / "m.onnx", model(nodes=nodes))
+        started = time.process_time()
+        model_io.save(model_io.load(path), path)
+        return time.process_time() - started
+
+    # Four times the nodes; with anything quadratic it is sixteen times as long.
+    assert seconds(40_000) < 9 * seconds(10_000)
