@@ -79,8 +79,12 @@ def groups_of(model: ir.Model, untie: bool = True) -> Dimensions:
 
 
 def sizes(dimensions: Dimensions) -> dict[str, int]:
-    """Return the sizes of the free groups by name."""
-    return {group.name: group.size for group in dimensions.groups if not group.reason}
+    """Return the sizes of the free groups by name; without those that statistics need."""
+    return {
+        group.name: group.size
+        for group in dimensions.groups
+        if not group.reason and not group.statistics
+    }
 
 
 def reasons(dimensions: Dimensions) -> dict[str, str]:
@@ -125,9 +129,7 @@ def _zero_weights(dimensions: Dimensions, dead: np.ndarray) -> None:
             if axis.size != 1:
                 gone = ~dimensions.alive(axis, dead)
                 np.moveaxis(data, axis_number, 0)[gone] = 0
-        node = site.uses[0][0]
-        graph = node.graph
-        assert graph is not None
+        graph = dimensions.coupling.model.graph
         value = ir.Value(
             name=f"{site.name}_masked{number}",
             type=ir.TensorType(site.tensor.dtype),

@@ -6,13 +6,14 @@ their type and shape, so that gigabytes of weights are neither read nor copied.
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from typing import TypeAlias
 
 import onnx
 import onnx_ir as ir
 
-__all__ = ["Dims", "dims_of", "infer_dims"]
+__all__ = ["Dims", "Inferred", "dims_of", "infer"]
 
 logger = logging.getLogger(__name__)
 
@@ -31,17 +32,29 @@ def dims_of(value: ir.Value) -> Dims | None:
     return tuple(dim if isinstance(dim, int) else dim.value for dim in value.shape)
 
 
-def infer_dims(model: ir.Model) -> dict[str, Dims]:
-    """Return the dimensions of the values of ``model`` by name, subgraphs included.
+@dataclasses.dataclass(frozen=True)
+class Inferred:
+    """What is known about the values of a model, by name, subgraphs included.
 
-    What the inference cannot find has the dimensions recorded in the model, or is left out.
+    Attributes:
+        dims: Dimensions; a value of unknown rank is left out.
+        kinds: Element types.
     """
-    found: dict[str, Dims] = {}
+
+    dims: dict[str, Dims] = dataclasses.field(default_factory=dict)
+    kinds: dict[str, ir.DataType] = dataclasses.field(default_factory=dict)
+
+
+def infer(model: ir.Model) -> Inferred:
+    """Return what the model records about its values and what shape inference finds."""
+    found = Inferred()
     for node in ir.traversal.RecursiveGraphIterator(model.graph):
         for value in node.outputs:
             dims = dims_of(value)
             if dims is not None and value.name:
-                found[value.name] = dims
+                found.dims[value.name] = dims
+            if value.dtype is not None and value.name:
+                found.kinds[value.name] = value.dtype
     try:
         inferred = onnx.shape_inference.infer_shapes(_skeleton(model), data_prop=True)
     except Exception as error:  # the inference raises whatever it likes
@@ -80,12 +93,16 @@ def _skeleton(model: ir.Model) -> onnx.ModelProto:
     return proto
 
 
-def _collect(graph: onnx.GraphProto, found: dict[str, Dims]) -> None:
+def _collect(graph: onnx.GraphProto, found: Inferred) -> None:
     for info in (*graph.value_info, *graph.output):
         kind = info.type.tensor_type
-        if info.type.HasField("tensor_type") and kind.HasField("shape"):
+        if not info.type.HasField("tensor_type"):
+            continue
+        if kind.elem_type:
+            found.kinds[info.name] = ir.DataType(kind.elem_type)
+        if kind.HasField("shape"):
             dims = tuple(_dim(dim) for dim in kind.shape.dim)
-            found[info.name] = _better(found.get(info.name), dims)
+            found.dims[info.name] = _better(found.dims.get(info.name), dims)
     for node in graph.node:
         for attribute in node.attribute:
             for inner in (

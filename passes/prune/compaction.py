@@ -47,14 +47,21 @@ class Compactor:
         """Remove the indices ``removed`` of ``group``; return whether that was done.
 
         It is not when the limit of rewrites is reached or when a guard objects.
+
+        Raises:
+            ValueError: The group is needed whole, or nothing of it would be left.
         """
+        if group.reason:
+            raise ValueError(f"{group.name} cannot be cut: {group.reason}")
+        if len(set(removed)) >= group.size:
+            raise ValueError(f"{group.name} would lose all of its {group.size} indices")
         after = self.dead.copy()
         after[group.atoms[np.asarray(removed, np.int64)]] = True
         numbers = copy.copy(self._numbers)
         touched = self.dimensions.axes_of(group)
         before = _Alive(self.dimensions, self.dead)
         left = _Alive(self.dimensions, after)
-        lengths = Lengths(before, left, numbers)
+        lengths = Lengths(before, left, numbers, self.dimensions.coupling.kind_of)
 
         def rewrite(edit: Edit) -> None:
             edit.note(f"{group.name}: {group.size} -> {group.size - len(removed)}")

@@ -1,8 +1,8 @@
 """Rules of fused attention: heads, the width of queries and keys, the width of values.
 
 Attention that is written out in MatMul, Reshape and Softmax needs no rule of its own; these
-are for the operators it is fused into. The scores are divided by the root of the width unless an
-attribute says otherwise: where the width is cut, that attribute gets the divisor of before.
+are for the operators it is fused into. The scores are divided by the root of the width unless
+an attribute says otherwise: where the width is cut, it gets the divisor of before.
 """
 
 from __future__ import annotations

@@ -352,21 +352,39 @@ def _same_width(a: Rows, b: Rows) -> tuple[Rows, Rows]:
     )
 
 
+def _digit(column: np.ndarray) -> tuple[int, int] | None:
+    """Return stride and period of a column that counts like a digit; ``None`` for another.
+
+    Atom ``k`` of a digit of ``n`` stands where ``index // stride % n == k``.
+    """
+    change = column != column[0]
+    stride = int(change.argmax()) if change.any() else len(column)
+    again = np.nonzero(~change[stride:])[0]
+    period = stride + int(again[0]) if len(again) else len(column)
+    values = column[:period:stride]
+    index = np.arange(len(column)) // stride % len(values)
+    if period % stride or len(np.unique(values)) < len(values):
+        return None
+    return (stride, period) if np.array_equal(column, values[index]) else None
+
+
 def _strides(rows: Rows) -> set[int]:
-    """Return the strides at which a column of ``rows`` may divide into factors."""
-    found: set[int] = set()
-    for j in range(rows.shape[1]):
-        column = rows[:, j]
-        change = column != column[0]
-        if change.any():
-            found.add(int(change.argmax()))
-            again = np.nonzero(~change[int(change.argmax()) :])[0]
-            if len(again):
-                found.add(int(change.argmax() + again[0]))
+    """Return the strides at which ``rows`` may divide into factors."""
+    digits = [_digit(rows[:, j]) for j in range(rows.shape[1])]
+    found = {stride for digit in digits if digit is not None for stride in digit}
     return {stride for stride in found if 1 < stride < len(rows)}
 
 
 def _divides(rows: Rows, stride: int) -> bool:
-    """Whether a split of ``rows`` at ``stride`` loses nothing: whole rows, no gaps."""
-    filled = (rows != ALWAYS).reshape(len(rows) // stride, -1)
-    return bool((filled == filled[0]).all())
+    """Whether a split of ``rows`` at ``stride`` makes no two atoms one."""
+    if (rows == ALWAYS).any():
+        return False
+    for j in range(rows.shape[1]):
+        digit = _digit(rows[:, j])
+        if digit is None:
+            return False
+        low, high = digit
+        clean = low % stride == 0 or stride % high == 0
+        if not clean and (stride % low or high % stride):
+            return False
+    return True

@@ -30,11 +30,13 @@ class Lengths:
         before: Axis -> which of its original indices were left before, bool ``[size]``.
         after: The same after it.
         numbers: What the elements of patched inputs are now: (node, input) -> numbers.
+        kind_of: Returns the element type of a value; ``None`` where it is unknown.
     """
 
     before: Callable[[Axis], np.ndarray]
     after: Callable[[Axis], np.ndarray]
     numbers: dict[tuple[ir.Node, int], Numbers]
+    kind_of: Callable[[ir.Value], ir.DataType | None]
 
 
 class Cut:
@@ -153,7 +155,8 @@ class Cut:
             for position, number in enumerate(flat)
         ]
         shape = (size,) if numbers is None else numbers.shape
-        kind = value.dtype.numpy() if value.dtype is not None else np.dtype(np.int64)
+        known = self.lengths.kind_of(value)
+        kind = known.numpy() if known is not None else np.dtype(np.int64)
         if None not in new:
             self._set_input(index, np.array(new, kind).reshape(shape))
         else:

@@ -17,7 +17,7 @@ from graphopt.analysis.coupling import numbers as shape_numbers
 from graphopt.analysis.coupling.cells import Cells
 from graphopt.analysis.coupling.numbers import Number, Numbers
 from graphopt.analysis.coupling.rules import ONE, Axis, Fix, Op, Refusal, find_rule, label
-from graphopt.analysis.dims import Dims, dims_of, infer_dims
+from graphopt.analysis.dims import Dims, dims_of, infer
 from graphopt.analysis.facts import tensor_of
 
 __all__ = ["Coupling", "Site", "analyse"]
@@ -86,15 +86,19 @@ class Coupling:
         self._numbers: dict[ir.Value, Numbers | None] = {}
         self._used_numbers: dict[tuple[ir.Node, int], Numbers] = {}
         self._fixed: set[ir.Value] = set()
-        self._dims = infer_dims(model)
+        self._inferred = infer(model)
         self._run(model.graph, "graph")
 
     # For the rules.
 
     def dims_of(self, value: ir.Value) -> Dims | None:
         """Return the inferred dimensions of ``value``; ``None`` where the rank is unknown."""
-        found = self._dims.get(value.name or "")
+        found = self._inferred.dims.get(value.name or "")
         return dims_of(value) if found is None else found
+
+    def kind_of(self, value: ir.Value) -> ir.DataType | None:
+        """Return the element type of ``value``; ``None`` where it is unknown."""
+        return value.dtype or self._inferred.kinds.get(value.name or "")
 
     def is_constant(self, value: ir.Value) -> bool:
         """Whether ``value`` is a constant."""

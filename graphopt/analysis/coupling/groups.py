@@ -152,13 +152,14 @@ class Dimensions:
                     atoms = atoms[np.sort(first)]
                     atoms = atoms[atoms != ALWAYS]
                     keys = self._signature[atoms]
-                    for key in np.unique(keys).tolist():
+                    for key in dict.fromkeys(keys.tolist()):
                         order.setdefault(key, atoms[keys == key])
                         found.setdefault(key, []).append((site, number))
         statistics = self._statistics()
         groups: list[Group] = []
         names: set[str] = set()
-        for key, places in found.items():
+        # What is one index has no name to give away.
+        for key, places in sorted(found.items(), key=lambda item: len(order[item[0]]) == 1):
             atoms = order[key]
             reason = cells.reasons(atoms[:1])[0]
             if reason == KERNEL or not _is_matrix(places[0][0]):

@@ -1,9 +1,9 @@
 """Rules of LSTM, GRU and RNN: the hidden units of a layer.
 
 ``X [time, batch, I]``, ``W [D, gates * H, I]``, ``R [D, gates * H, H]``,
-``B [D, 2 * gates * H]``, initial states ``[D, batch, H]``, ``Y [time, D, batch, H]``. A unit is
-a row in every gate of W and R, a column of R, and an index of the states. Both directions of a
-bidirectional layer lose the same units, since one tensor holds them.
+``B [D, 2 * gates * H]``, initial states ``[D, batch, H]``, ``Y [time, D, batch, H]``. A unit
+is a row in every gate of W and R, a column of R, and an index of the states. Both directions
+of a bidirectional layer lose the same units, since one tensor holds them.
 """
 
 from __future__ import annotations
@@ -52,9 +52,7 @@ def recurrent(op: Op) -> None:
     op.cost([w[1], w[2], batch, time], w[0].size or 1)
     op.cost([r[1], r[2], batch, time], w[0].size or 1)
     op.count("hidden_size", units)
-    directions = (
-        ONE if w[0].size == 1 else op.frozen(w[0].size, "returns its directions there")
-    )
+    directions = op.frozen(w[0].size, "returns its directions there")
     if batch_first:
         op.output([batch, time, directions, units])
         states = [batch, directions, units]
