@@ -121,13 +121,12 @@ class _Search:
             return self._result(None, None, "", self._verdicts[None], bad=False)
         if self._fails(0):
             return self._blame_pass()
-        whole = self._attempts.get(None)
-        if whole is None or whole.rewrites is None:
+        rewrites = self._record.facts.get("rewrites")
+        if rewrites is None:  # the process died and took the number with it
             good, bad = gallop(0, self._fails)
         else:
             # A run that raised was about to make one more than it had made.
-            raised = self._verdicts[None].kind == "exception"
-            good, bad = 0, whole.rewrites + raised
+            good, bad = 0, rewrites + (self._verdicts[None].kind == "exception")
         return self._blame_rewrite(bisect(good, bad, self._fails))
 
     def _fails(self, limit: int | None) -> bool:
@@ -139,6 +138,8 @@ class _Search:
             made = self._make(limit, recipe)
             if recipe is self._recipe:
                 self._attempts[limit] = made
+            if limit is None and made.rewrites is not None:
+                self._record.facts["rewrites"] = made.rewrites
             if self._next.exists():
                 os.replace(self._next, self.good if made.verdict.passed else self.bad)
             elif not made.verdict.passed:
@@ -203,13 +204,12 @@ class _Search:
         *,
         bad: bool = True,
     ) -> Blame:
-        whole = self._attempts.get(None)
         return Blame(
             number,
             entry,
             pass_text,
             verdict,
-            None if whole is None else whole.rewrites,
+            self._record.facts.get("rewrites"),
             self._record.checks,
             self.good if self.good.exists() else None,
             self.bad if bad and self.bad.exists() else None,

@@ -23,6 +23,10 @@ class Record:
         path: The file; ``None``: nothing is written.
         key: What the verdicts depend on. A file with another key, or of a search that came to
             its end, is started anew: since then a pass may have been mended.
+
+    Attributes:
+        facts: Further numbers that were found out; written with the next verdict.
+        checks: Checks that were made, not counting those of an earlier start.
     """
 
     def __init__(self, path: pathlib.Path | None, key: Mapping[str, Any]) -> None:
@@ -30,6 +34,7 @@ class Record:
         self._key = json.loads(json.dumps(key))
         self._verdicts: dict[str, Verdict] = {}
         self._finished = False
+        self.facts: dict[str, int] = {}
         self.checks = 0
         if path is not None and path.exists():
             self._read(path)
@@ -68,8 +73,16 @@ class Record:
         ]
         temporary = self._path.with_name(f"{self._path.name}.tmp")
         with temporary.open("w", encoding="utf-8") as file:
-            data = {"finished": self._finished, "key": self._key, "checks": checks}
-            json.dump(data, file, indent=1)
+            json.dump(
+                {
+                    "finished": self._finished,
+                    "key": self._key,
+                    "facts": self.facts,
+                    "checks": checks,
+                },
+                file,
+                indent=1,
+            )
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, self._path)
@@ -82,5 +95,6 @@ class Record:
                     check["name"]: Verdict(check["kind"], check["detail"])
                     for check in data["checks"]
                 }
+                self.facts = dict(data["facts"])
         except (ValueError, KeyError, TypeError):
             return  # not a record, or half of one

@@ -48,6 +48,18 @@ def test_verdicts_on_something_else_are_not_used(tmp_path: pathlib.Path, key) ->
     assert Record(tmp_path / "r.json", key).check("a", lambda: PASSED) == PASSED
 
 
+def test_facts_are_kept_with_the_verdicts(tmp_path: pathlib.Path) -> None:
+    record = Record(tmp_path / "r.json", KEY)
+
+    def run() -> Verdict:
+        record.facts["rewrites"] = 7
+        return WRONG
+
+    record.check("all", run)
+    assert Record(tmp_path / "r.json", KEY).facts == {"rewrites": 7}
+    assert Record(tmp_path / "r.json", {}).facts == {}
+
+
 def test_a_search_that_came_to_its_end_starts_anew(tmp_path: pathlib.Path) -> None:
     record = Record(tmp_path / "r.json", KEY)
     record.check("a", lambda: WRONG)
