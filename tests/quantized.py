@@ -50,3 +50,18 @@ def optimized_operators(model: ir.Model, folder: pathlib.Path) -> dict[str, int]
     ort.InferenceSession(ir.to_proto(model).SerializeToString(), options)
     graph = onnx.load(folder / "optimized.onnx").graph
     return dict(collections.Counter(node.op_type for node in graph.node))
+
+
+def run_optimized(model: ir.Model, feeds: dict[str, np.ndarray]) -> list[np.ndarray]:
+    """Return the outputs of ``model`` in onnxruntime as it is by default."""
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.log_severity_level = 3
+    session = ort.InferenceSession(ir.to_proto(model).SerializeToString(), options)
+    return session.run(None, feeds)
+
+
+def signal_to_noise_db(found: np.ndarray, real: np.ndarray) -> float:
+    """Return the energy of ``real`` over that of the difference, in decibels."""
+    noise = float(np.square(found - real, dtype=np.float64).sum())
+    return 10 * np.log10(float(np.square(real, dtype=np.float64).sum()) / max(noise, 1e-30))

@@ -13,8 +13,9 @@ from graphopt.analysis.facts import attribute, tensor_of
 from graphopt.calibration.qparams import QParams
 from graphopt.edit import Edit, Rewrite
 
-from .linear import Linear, Lookup, finite_array
+from .linear import Linear, Lookup
 from .selection import label
+from .table_form import quantize_table
 from .weights import WeightStore, drop_unused
 
 __all__ = ["DynamicForm", "Operator"]
@@ -52,7 +53,7 @@ class DynamicForm:
         """Return the rewrite that quantizes ``operator``."""
         if isinstance(operator, Linear):
             return lambda edit: self._linear(edit, operator)
-        return lambda edit: self._lookup(edit, operator)
+        return lambda edit: quantize_table(edit, operator, self._scales(operator), self._store)
 
     def _linear(self, edit: Edit, op: Linear) -> None:
         node, (y,) = op.node, op.node.outputs
@@ -66,21 +67,21 @@ class DynamicForm:
         ) -> ir.Value:
             name = f"{stem}_{op_type}"
             (out,) = edit.node(op_type, inputs, before=node, attributes=dict(attrs), name=name)
-            edit.set_type(out, ir.TensorType(kind), shape)
+            edit.set_type(out, ir.TensorType(kind), _copy(shape))
             return out
 
         product = insert("MatMulInteger", [quantized, w_quantized, x_zero], ir.DataType.INT32)
         product = insert("Cast", [product], ir.DataType.FLOAT, to=int(ir.DataType.FLOAT))
         (scale,) = edit.node("Mul", [x_scale, w_scale], before=node, name=f"{stem}_scale")
-        edit.set_type(scale, ir.TensorType(ir.DataType.FLOAT), w_scale.shape)
+        edit.set_type(scale, ir.TensorType(ir.DataType.FLOAT), _copy(w_scale.shape))
         result = insert("Mul", [product, scale], ir.DataType.FLOAT)
         if op.bias is not None:
             result = insert("Add", [result, self._bias(edit, op, op.bias)], ir.DataType.FLOAT)
         edit.replace(y, result)
         edit.remove(node)
-        if op.bias is not None:
-            drop_unused(edit, op.bias, node)
-        drop_unused(edit, op.weight, node)
+        for operand in node.inputs[1:]:
+            if operand is not None:
+                drop_unused(edit, operand, [node])
         rows, columns = op.weight.shape or (0, 0)
         edit.note(f"{node.op_type} with a {rows}x{columns} weight to int8")
 
@@ -103,7 +104,7 @@ class DynamicForm:
                 strict=True,
             ):
                 value.name = edit.fresh_name(f"{op.x.name}_{role}")
-                edit.set_type(value, ir.TensorType(kind), shape)
+                edit.set_type(value, ir.TensorType(kind), _copy(shape))
             self._activations[op.x, graph] = known
         return known
 
@@ -155,39 +156,6 @@ class DynamicForm:
         key = ("bias", op.beta)
         return self._store.constant(edit, bias, key, f"{bias.name}_scaled", lambda: data)
 
-    def _lookup(self, edit: Edit, op: Lookup) -> None:
-        node, (y,) = op.node, op.node.outputs
-        qparams = self._scales(op)
-        table = finite_array(op.table)
-        name = f"{op.table.name}_quantized"
-        quantized = self._store.constant(
-            edit, op.table, ("int8", 0, False), name, lambda: qparams.quantize(table)
-        )
-        scale = self._store.constant(
-            edit, op.table, ("rows",), f"{op.table.name}_scale", lambda: qparams.scale[:, None]
-        )
-        stem = label(node)
-        (rows,) = edit.node("Gather", [quantized, op.indices], before=node, name=stem)
-        edit.set_type(rows, ir.TensorType(ir.DataType.INT8), y.shape)
-        (number,) = edit.node(
-            "Cast",
-            [rows],
-            before=node,
-            attributes={"to": int(ir.DataType.FLOAT)},
-            name=f"{stem}_Cast",
-        )
-        edit.set_type(number, ir.TensorType(ir.DataType.FLOAT), y.shape)
-        (scales,) = edit.node("Gather", [scale, op.indices], before=node, name=f"{stem}_scale")
-        shape = None if y.shape is None else ir.Shape([*y.shape[:-1], 1])
-        edit.set_type(scales, ir.TensorType(ir.DataType.FLOAT), shape)
-        (result,) = edit.node(
-            "Mul", [number, scales], before=node, name=f"{stem}_Mul", like=[y]
-        )
-        edit.replace(y, result)
-        edit.remove(node)
-        drop_unused(edit, op.table, node)
-        edit.note(f"table of {table.shape[0]} rows of {table.shape[1]} to int8")
-
 
 def _wanted_as_stored(weight: ir.Value) -> bool:
     """Whether some user of ``weight`` wants it as it is, and not transposed."""
@@ -202,3 +170,8 @@ def _wanted_as_stored(weight: ir.Value) -> bool:
             continue
         return True
     return weight.is_graph_output()
+
+
+def _copy(shape: ir.Shape | None) -> ir.Shape | None:
+    """Return a copy: a shape can be changed in place, so two values must not share one."""
+    return None if shape is None else shape.copy()

@@ -49,17 +49,15 @@ from graphopt.passbase import Context, Pass, PassResult, Promise
 from graphopt.rewrite import Reason
 
 from .dynamic_form import DynamicForm, Operator
-from .linear import Linear, Lookup, finite_array, read_linear, read_lookup
+from .linear import Linear, Lookup, finite_array, read_linear
 from .selection import Scope, Selection, least_sensitive_half
+from .table_form import read_table, row_scales
 from .weights import noise_to_signal
 
 __all__ = ["QuantizeDynamic"]
 
 logger = logging.getLogger(__name__)
 
-MIN_TABLE = 4096
-"""Elements of the smallest table worth looking up as integers: below 16 KiB the three nodes
-more cost more than the bytes are worth."""
 MIN_OPSET = 11
 
 _HOLDS_WEIGHTS = {
@@ -148,7 +146,9 @@ class QuantizeDynamic(Pass):
         if node.op_type in ("MatMul", "Gemm"):
             operator = read_linear(node)
         elif node.op_type == "Gather":
-            operator = self._read_lookup(node)
+            operator = read_table(node)
+            if isinstance(operator, Lookup) and not self.embeddings:
+                operator = Reason("tables are left alone (embeddings=false)")
         elif node.op_type in _HOLDS_WEIGHTS and any(map(tensor_of, node.inputs)):
             operator = Reason(_HOLDS_WEIGHTS[node.op_type])
         else:
@@ -158,25 +158,12 @@ class QuantizeDynamic(Pass):
             return Reason(f"DynamicQuantizeLinear needs opset {MIN_OPSET}")
         return operator
 
-    def _read_lookup(self, node: ir.Node) -> Operator | Reason | None:
-        lookup = read_lookup(node)
-        if not isinstance(lookup, Lookup):
-            return lookup
-        if not self.embeddings:
-            return Reason("tables are left alone (embeddings=false)")
-        tensor = tensor_of(lookup.table)
-        if tensor is not None and tensor.size < MIN_TABLE:
-            return Reason(f"its table has {tensor.size} elements, fewer than {MIN_TABLE}")
-        return lookup
-
     def qparams(self, operator: Operator) -> QParams:
         """Return the scales of the operator's weight, as it is stored."""
-        if isinstance(operator, Linear):
-            axis, weight = operator.channel_axis, operator.stored()
-        else:
-            return symmetric(channel_absmax(finite_array(operator.table), 0), 0)
-        channels = axis if self.per_channel else None
-        return symmetric(channel_absmax(weight, channels), channels)
+        if isinstance(operator, Lookup):
+            return row_scales(operator)
+        axis = operator.channel_axis if self.per_channel else None
+        return symmetric(channel_absmax(operator.stored(), axis), axis)
 
     def _noise(self, operator: Operator) -> float:
         source = operator.weight if isinstance(operator, Linear) else operator.table

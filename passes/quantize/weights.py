@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import numpy as np
@@ -56,27 +56,29 @@ def owner_node(value: ir.Value) -> ir.Node:
     return graph[0]
 
 
-def drop_unused(edit: Edit, weight: ir.Value, user: ir.Node) -> None:
-    """Remove ``weight`` if ``user``, which is being removed, is the last to use it.
+def drop_unused(edit: Edit, value: ir.Value, gone: Collection[ir.Node] = ()) -> None:
+    """Remove the constant ``value`` if nothing uses it any more.
 
-    So the file shrinks even where no dead-code elimination follows. ``user`` may be fed
-    through a Transpose or a Constant node, which then goes too.
+    So the file shrinks even where no dead-code elimination follows. A Transpose or Constant
+    node that makes it goes too, and then what that was made from.
+
+    Args:
+        edit: The transaction.
+        value: An initializer, the output of a Constant, or a Transpose of either.
+        gone: Nodes that are being removed: their uses do not count.
     """
-    gone = {user}
-    for node in user.predecessors():
-        feeds_only_user = all(
-            out is None or (not out.is_graph_output() and set(out.consumers()) <= {user})
-            for out in node.outputs
-        )
-        if node.op_type in ("Transpose", "Constant") and not node.domain and feeds_only_user:
-            reads_weight = weight in node.inputs or weight in node.outputs
-            if reads_weight:
-                edit.remove(node)
-                gone.add(node)
-    if not weight.is_initializer() or weight.is_graph_output() or weight.is_graph_input():
+    if value.is_graph_output() or value.is_graph_input():
         return
-    if set(weight.consumers()) <= gone:
-        edit.remove_initializer(weight)
+    if not set(value.consumers()) <= set(gone):
+        return
+    producer = value.producer()
+    if value.is_initializer():
+        edit.remove_initializer(value)
+    elif producer is not None and producer.op_type in ("Transpose", "Constant"):
+        edit.remove(producer)
+        for source in producer.inputs:
+            if source is not None:
+                drop_unused(edit, source, [producer])
 
 
 def noise_to_signal(w: npt.NDArray[Any], qparams: QParams) -> float:
