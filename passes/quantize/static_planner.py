@@ -180,8 +180,8 @@ class StaticPlanner:
         if refusal := selection.refusal(unit.node):
             return refusal
         # Refused at once: the model's answers are no numbers, whatever its activations are.
-        for value in self._constants_of(unit):
-            finite_array(value)
+        for constant in self._constants_of(unit):
+            finite_array(constant)
         for index in unit.constants:
             value = unit.node.inputs[index]
             assert value is not None
