@@ -14,14 +14,21 @@ import numpy as np
 import onnx_ir as ir
 
 from graphopt import model_io
-from graphopt.metrics import DifferenceMeter
+from graphopt.metrics import Difference, DifferenceMeter
 from graphopt.passbase import Promise
 from graphopt.runtime import Runtime
 from graphopt.runtime.session import Model
 from graphopt.samples import Feed, Samples
 from graphopt.validation import Tolerance, judge, tolerance_of
 
-__all__ = ["Answers", "answers", "first_feeds", "objection", "tolerance_for"]
+__all__ = [
+    "Answers",
+    "answers",
+    "differences",
+    "first_feeds",
+    "objection",
+    "tolerance_for",
+]
 
 Answers: TypeAlias = "list[dict[str, np.ndarray]]"
 """For each feed: output name -> array. The parts of a sequence are ``name[0]`` and so on."""
@@ -73,9 +80,25 @@ def objection(
         metric: For ``Promise.LOSSY``: what ``target`` is measured in.
         target: The least that ``metric`` must be; ``None``: not judged.
     """
-    tolerance = tolerance or Tolerance()
+    measured = differences(reference, others, tolerance)
+    if isinstance(measured, str):
+        return measured
+    wrong = []
+    for name, found in measured.items():
+        if not found.finite and not found.not_finite:
+            continue  # an output without a finite element, as it was before
+        dtype = str(reference[0][name].dtype)
+        verdict = judge(name, dtype, found, promise, tolerance, metric, target)
+        if verdict.reason:
+            wrong.append(f"output {name!r}: {verdict.reason}")
+    return "; ".join(wrong)
+
+
+def differences(
+    reference: Answers, others: Answers, tolerance: Tolerance
+) -> dict[str, Difference] | str:
+    """Return how far each output is from ``reference``, or why that cannot be measured."""
     meters: dict[str, DifferenceMeter] = {}
-    kinds: dict[str, str] = {}
     for index, (want, got) in enumerate(zip(reference, others, strict=True)):
         if want.keys() != got.keys():
             return f"the outputs are {', '.join(got)} and were {', '.join(want)}"
@@ -86,17 +109,8 @@ def objection(
                     f"output {name!r} is {other.dtype}{list(other.shape)} and was "
                     f"{array.dtype}{list(array.shape)} on sample {index}"
                 )
-            kinds[name] = str(array.dtype)
             meters.setdefault(name, DifferenceMeter(tolerance)).add(index, array, other)
-    wrong = []
-    for name, meter in meters.items():
-        found = meter.result()
-        if not found.finite and not found.not_finite:
-            continue  # an output without a finite element, as it was before
-        verdict = judge(name, kinds[name], found, promise, tolerance, metric, target)
-        if verdict.reason:
-            wrong.append(f"output {name!r}: {verdict.reason}")
-    return "; ".join(wrong)
+    return {name: meter.result() for name, meter in meters.items()}
 
 
 def _arrays(outputs: Mapping[str, Any]) -> Iterator[tuple[str, np.ndarray]]:

@@ -28,7 +28,16 @@ from graphopt.errors import PassError
 from graphopt.ledger import Application, Ledger, NodeRecord, WeightRecord
 from graphopt.names import Names
 
-__all__ = ["AttributeValue", "Edit", "Guard", "Names", "Rewrite", "Rewriter", "record_of"]
+__all__ = [
+    "AttributeValue",
+    "Edit",
+    "Guard",
+    "Names",
+    "Observer",
+    "Rewrite",
+    "Rewriter",
+    "record_of",
+]
 
 AttributeValue: TypeAlias = "int | float | str | Sequence[int] | Sequence[float] | ir.Attr"
 FREE_INITIALIZERS = 4
@@ -36,6 +45,8 @@ FREE_INITIALIZERS = 4
 
 Guard: TypeAlias = Callable[[ir.Model, Application], str]
 """Checks the model after one application; returns why it must be undone, or ``""``."""
+Observer: TypeAlias = Callable[[ir.Model, Application], None]
+"""Looks at the model after one application that stands."""
 
 
 def record_of(node: ir.Node, names: Mapping[ir.Value, str] | None = None) -> NodeRecord:
@@ -507,6 +518,7 @@ class Rewriter:
         ledger: Gives the numbers, and the limit.
         guards: Each looks at the model after an application and may object to it.
         names: Names in use; scanned from the model when not given.
+        observers: Each looks at the model after an application that stands.
     """
 
     def __init__(
@@ -516,12 +528,14 @@ class Rewriter:
         ledger: Ledger,
         guards: Iterable[Guard] = (),
         names: Names | None = None,
+        observers: Iterable[Observer] = (),
     ) -> None:
         self.model = model
         self.pass_name = pass_name
         self.ledger = ledger
         self.names = names or Names(model)
         self._guards = tuple(guards)
+        self._observers = tuple(observers)
         self._refused: set[tuple[str, ir.Node | str]] = set()
 
     def apply(self, rule: str, anchor: ir.Node | str, rewrite: Rewrite) -> Edit | None:
@@ -561,6 +575,8 @@ class Rewriter:
             raise
         edit._commit()
         self.ledger.settle(entry)
+        for observer in self._observers:
+            observer(self.model, entry)
         return edit
 
     def skip(self, rule: str, anchor: ir.Node | str, reason: str) -> None:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import onnx_ir as ir
 
-from graphopt.edit import Guard, Rewriter
+from graphopt.edit import Guard, Observer, Rewriter
 from graphopt.errors import SamplesError
 from graphopt.ledger import Ledger
 
@@ -103,6 +103,7 @@ class Context:
         executor: Where work that can be spread is sent; ``None``: done here.
         progress: Where long work reports.
         guards: Checks made after each application (see ``graphopt.edit.Guard``).
+        observers: Called after each application that stands (``graphopt.edit.Observer``).
         artifacts: What passes publish for later passes and the report, under their name.
     """
 
@@ -113,6 +114,7 @@ class Context:
     executor: Executor | None = None
     progress: Progress = dataclasses.field(default_factory=_Silent)
     guards: list[Guard] = dataclasses.field(default_factory=list)
+    observers: list[Observer] = dataclasses.field(default_factory=list)
     artifacts: dict[str, Any] = dataclasses.field(default_factory=dict)
     _runtime: Runtime | None = None
 
@@ -131,7 +133,7 @@ class Context:
 
     def rewriter(self, model: ir.Model, pass_: Pass) -> Rewriter:
         """Return what ``pass_`` edits ``model`` with."""
-        return Rewriter(model, pass_.name, self.ledger, self.guards)
+        return Rewriter(model, pass_.name, self.ledger, self.guards, observers=self.observers)
 
     def required_samples(self, pass_: Pass) -> Samples:
         """Return the samples.

@@ -116,7 +116,7 @@ def drive(model: ir.Model, passes: Sequence[RulePass], context: Context) -> Pass
     rewriters = {first.pass_name: first}
     for pass_ in passes[1:]:
         rewriters[pass_.name] = Rewriter(
-            model, pass_.name, ledger, context.guards, first.names
+            model, pass_.name, ledger, context.guards, first.names, context.observers
         )
     facts = Facts(model, context)
     worklist = _Worklist(

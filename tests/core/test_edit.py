@@ -436,6 +436,26 @@ def test_a_guard_that_fails_undoes_the_edit() -> None:
     assert len(editor.ledger) == 0
 
 
+def test_an_observer_sees_the_model_after_each_edit_that_stands() -> None:
+    model = graphs.load(CHAIN)
+    seen: list[tuple[str, int]] = []
+
+    def observe(model: ir.Model, entry: Application) -> None:
+        graphs.check(model)
+        seen.append((entry.anchor, len(model.graph)))
+
+    def drop(edit: Edit) -> None:
+        node = node_of(model, edit.entry.anchor)
+        edit.replace(node.outputs[0], node.inputs[0])
+        edit.remove(node)
+
+    guards = [lambda model, entry: "no" if entry.anchor == "b" else ""]
+    editor = Rewriter(model, "test", Ledger(), guards, observers=[observe])
+    for name in "aby":
+        editor.apply("drop", name, drop)
+    assert seen == [("a", 2), ("y", 1)]
+
+
 def test_the_limit_stops_before_the_rewrite_is_even_made() -> None:
     model = graphs.load(CHAIN)
     editor = Rewriter(model, "test", Ledger(limit=0))
