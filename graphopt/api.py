@@ -25,7 +25,7 @@ from graphopt.report.summary import ModelSummary, summarize
 from graphopt.rewrite import Fixpoint
 from graphopt.runtime import Latency, Runtime
 from graphopt.samples import Samples
-from graphopt.validation import Comparison, Tolerance, compare
+from graphopt.validation import Comparison, Metric, Tolerance, compare
 
 __all__ = ["Options", "Result", "SamplesLike", "Source", "optimize", "validate"]
 
@@ -64,7 +64,7 @@ class Options:
 
     emit: Target = Target.STANDARD
     quality: float | None = None
-    metric: str = "cosine"
+    metric: Metric = "cosine"
     tolerance: Tolerance | None = None
     allow_slower: bool = False
     measure: bool = True

@@ -137,17 +137,18 @@ def optimize(model: pathlib.Path, output: pathlib.Path, **given: Any) -> int:
     """
     import rich.console
 
-    from graphopt import api, instruments
+    from graphopt import api
+    from graphopt.instruments import DumpChanged, Timing, VerifyEach
     from graphopt.report import console as report
     from graphopt.report.json import result_to_json
 
     words = rich.console.Console(stderr=True)
     watch: list[Any] = []
     if given["verify_each"]:
-        watch.append(instruments.VerifyEach())
+        watch.append(VerifyEach())
     if given["dump"]:
-        watch.append(instruments.DumpChanged(given["dump"]))
-    timing = instruments.Timing()
+        watch.append(DumpChanged(given["dump"]))
+    timing = Timing()
     watch.append(timing)
     with report.progress(words) as progress:
         result = api.optimize(
@@ -175,6 +176,9 @@ def _print_result(words: Any, result: Result) -> None:
     skipped = report.skip_table(result.ledger)
     if skipped is not None:
         words.print(skipped)
+    for entry in result.ledger.applications:
+        if entry.undone:
+            words.print(f"undone: {entry.summary()}", markup=False, highlight=False)
     words.print(report.comparison_table(result.comparison))
     for note in (result.comparison.reason, *result.comparison.notes):
         words.print(f"[dim]{note}[/dim]" if note else "", highlight=False)
@@ -219,18 +223,21 @@ def inspect(model: pathlib.Path, groups: bool, as_json: bool) -> int:
 
     from graphopt import model_io
     from graphopt.report import console as report
+    from graphopt.report import groups as coupled
     from graphopt.report.summary import summarize
 
     loaded = model_io.load(model)
     summary = summarize(loaded, model)
     if as_json:
-        click.echo(json.dumps(summary.to_json(), indent=2))
-    else:
-        rich.console.Console().print(report.inspect_table(model.name, summary))
+        facts = summary.to_json()
+        if groups:
+            facts["groups"] = coupled.groups_to_json(loaded)
+        click.echo(json.dumps(facts, indent=2))
+        return 0
+    out = rich.console.Console()
+    out.print(report.inspect_table(model.name, summary))
     if groups:
-        from graphopt.report.groups import groups_table
-
-        rich.console.Console(stderr=as_json).print(groups_table(loaded))
+        out.print(coupled.groups_table(loaded))
     return 0
 
 

@@ -115,6 +115,15 @@ def test_inspect_counts(model: pathlib.Path) -> None:
     assert "MatMul" in call("inspect", model).stdout
 
 
+def test_inspect_shows_what_can_be_pruned_and_what_not(model: pathlib.Path) -> None:
+    groups = json.loads(call("inspect", model, "--groups", "--json").stdout)["groups"]
+
+    (group,) = [group for group in groups if "w:1" in group["members"]]
+    assert group["size"] == 3
+    assert "graph output 'y'" in group["frozen"]
+    assert "graph output 'y'" in call("inspect", model, "--groups").stdout
+
+
 def test_bench_measures_each_model_against_the_first(model: pathlib.Path) -> None:
     result = call("bench", model, model, "--repetitions", 3, "--json")
 
