@@ -175,8 +175,11 @@ class DifferenceMeter:
             allowed = self.tolerance.atol + self.tolerance.rtol * (size + _SCALE * magnitude)
         wrong = error > 0
         if wrong.any():
-            with np.errstate(divide="ignore", over="ignore"):
-                self._needed = max(self._needed, float((error / allowed)[wrong].max()))
+            with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
+                factors = error[wrong] / allowed[wrong]
+            # Infinite by infinite is no number, and must not pass for a small one.
+            factors[np.isnan(factors)] = math.inf
+            self._needed = max(self._needed, float(factors.max()))
             self._max_abs = max(self._max_abs, float(error.max()))
             self._sum_abs += float(error.sum())
             relative = error[size > 0] / size[size > 0]

@@ -17,36 +17,30 @@ from graphopt.samples import Feed, TensorSpec
 
 __all__ = ["Redraw"]
 
+# Of dimensions that vary: from what most models accept to what few need. 32 is the stride of
+# most image networks; 224, 299 and 512 are usual sizes of images and of pieces of sound.
+_SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 224, 256, 299, 512)
+_INTEGERS = ((0, 2), (0, 1), (1, 2))
+# No single input is made larger than this.
+_MAX_ELEMENTS = 1 << 24
+
 
 class _Form(NamedTuple):
     """How a feed is made up.
 
     Attributes:
-        sizes: Of dimensions that vary: of the first of an input, and of the others; ``None``:
-            the feed as it was, with its integers brought into the range.
+        sizes: Dimension -> size; ``None``: the feed as it was, with its integers changed.
         integers: Range of integers, half open.
     """
 
-    sizes: tuple[int, int] | None
+    sizes: tuple[tuple[str, int], ...] | None
     integers: tuple[int, int]
 
     def describe(self) -> str:
         low, high = self.integers
-        integers = f"integers {low}" if high == low + 1 else f"integers {low} to {high - 1}"
-        if self.sizes is None:
-            return integers
-        return f"sizes {self.sizes[0]} and {self.sizes[1]}, {integers}"
-
-
-# From what most models accept to what few need; 32 is the stride of most image networks, 224
-# and 299 are their usual sizes.
-_SIZES = [
-    None, (1, 1), (2, 2), (1, 4), (1, 8), (1, 16), (1, 32), (2, 32), (1, 64), (1, 128),
-    (1, 224), (1, 299), (1, 512), (4, 4), (8, 8), (16, 16), (32, 32), (64, 64),
-]  # fmt: skip
-_INTEGERS = [(0, 2), (0, 1), (1, 2)]
-# No single input is made larger than this.
-_MAX_ELEMENTS = 1 << 24
+        words = [f"{name}={size}" for name, size in self.sizes or ()]
+        words.append(f"integers {low}" if high == low + 1 else f"integers {low} to {high - 1}")
+        return ", ".join(words)
 
 
 class Redraw:
@@ -64,7 +58,7 @@ class Redraw:
         self._specs = specs
         self._runs = runs
         self._seed = seed
-        self._untried = [_Form(*pair) for pair in itertools.product(_SIZES, _INTEGERS)]
+        self._untried = list(_forms(specs))
         self._good: list[_Form] = []
         self._found: dict[int, _Form] = {}
 
@@ -90,10 +84,9 @@ class Redraw:
             self._found[index] = form
             if form not in self._good:
                 self._good.append(form)
-                # From now on: integers of this range, and first of all another size.
-                self._untried = [
-                    other for other in self._untried if other.integers == form.integers
-                ]
+                # From now on integers of this range; first where most sizes are others.
+                same = [other for other in self._untried if other.integers == form.integers]
+                self._untried = sorted(same, key=lambda other: _common(other, form))
             return made
         return None
 
@@ -117,11 +110,12 @@ class Redraw:
                 name: low + array % (high - low) if array.dtype.kind in "iu" else array
                 for name, array in feed.items()
             }
+        sizes = dict(form.sizes)
         rng = np.random.default_rng([self._seed, index])
         made: Feed = {}
         for spec in self._specs:
             shape = [
-                dim if isinstance(dim, int) else form.sizes[min(axis, 1)]
+                dim if isinstance(dim, int) else sizes[_slot(spec, axis)]
                 for axis, dim in enumerate(spec.shape)
             ]
             if np.prod(shape, dtype=float) > _MAX_ELEMENTS:
@@ -133,6 +127,46 @@ class Redraw:
             elif spec.dtype.kind in "iu":
                 array = rng.integers(low, high, shape).astype(spec.dtype)
             else:
-                array = rng.standard_normal(shape).astype(spec.dtype)
+                array = np.asarray(rng.standard_normal(shape)).astype(spec.dtype)
             made[spec.name] = array
         return made
+
+
+def _common(form: _Form, other: _Form) -> int:
+    return len(set(form.sizes or ()) & set(other.sizes or ()))
+
+
+def _slot(spec: TensorSpec, axis: int) -> str:
+    """Return the name of a dimension that varies; one without a name has its place for it."""
+    return str(spec.shape[axis] or f"{spec.name}[{axis}]")
+
+
+def _forms(specs: Sequence[TensorSpec]) -> Iterator[_Form]:
+    """Yield ways to make up a feed, the likely ones first."""
+    leading: dict[str, None] = {}
+    others: dict[str, None] = {}
+    for spec in specs:
+        for axis, dim in enumerate(spec.shape):
+            if not isinstance(dim, int):
+                (others if axis else leading)[_slot(spec, axis)] = None
+    rest = [name for name in others if name not in leading]
+    choices: dict[tuple[tuple[str, int], ...] | None, None] = {None: None}
+
+    def choose(first: int, size: int, only: str = "") -> None:
+        sizes = dict.fromkeys(leading, first)
+        sizes.update({name: 1 if only and name != only else size for name in rest})
+        if sizes:
+            choices[tuple(sizes.items())] = None
+
+    for first in (1, 2):
+        for size in _SIZES:
+            choose(first, size)
+    for size in _SIZES[2:7]:
+        choose(size, size)
+    if len(rest) > 1:
+        for name, size in itertools.product(rest, _SIZES):
+            choose(1, size, name)
+    whole = any(spec.dtype.kind in "iu" for spec in specs)
+    for integers in _INTEGERS if whole else _INTEGERS[:1]:
+        for sizes in choices:
+            yield _Form(sizes, integers)
