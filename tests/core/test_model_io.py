@@ -1,5 +1,6 @@
 """Reading and writing: nothing is lost, nothing is copied, nothing is half-written."""
 
+import itertools
 import os
 import pathlib
 import signal
@@ -918,7 +919,7 @@ def test_the_time_for_many_nodes_grows_with_their_number(tmp_path):
         names = ["x", *(f"h{index}" for index in range(count - 1)), "y"]
         nodes = [
             helper.make_node("Neg", [before], [after])
-            for before, after in zip(names, names[1:], strict=False)
+            for before, after in itertools.pairwise(names)
         ]
         path = write(tmp_path / "m.onnx", model(nodes=nodes))
         started = time.process_time()
