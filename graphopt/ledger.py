@@ -7,9 +7,12 @@ explanations read. A pass never writes here itself: ``graphopt.edit`` does.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 __all__ = ["Application", "Ledger", "NodeRecord", "Skip", "WeightRecord"]
+
+SCHEMA = "graphopt/ledger/1"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -164,8 +167,47 @@ class Ledger:
             if not names.isdisjoint(_touched(entry)):
                 yield entry
 
+    def to_json(self) -> dict[str, Any]:
+        """Return everything as values that can be written as JSON."""
+        return {
+            "schema": SCHEMA,
+            "limit": self.limit,
+            "applications": [dataclasses.asdict(entry) for entry in self.applications],
+            "skips": [dataclasses.asdict(skip) for skip in self.skips],
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Ledger:
+        """Return the ledger that ``to_json`` has turned into ``data``.
+
+        Raises:
+            ValueError: ``data`` is no ledger, or one of another version.
+        """
+        if data.get("schema") != SCHEMA:
+            raise ValueError(f"expected {SCHEMA!r}, found {data.get('schema')!r}")
+        ledger = cls(data["limit"])
+        for fields in data["applications"]:
+            records = {
+                key: [(_node if key.startswith("nodes") else _weight)(one) for one in value]
+                for key, value in fields.items()
+                if key.startswith(("nodes_", "weights_"))
+            }
+            ledger.applications.append(Application(**{**fields, **records}))
+        for fields in data["skips"]:
+            ledger.skip(**fields)
+        return ledger
+
     def __len__(self) -> int:
         return len(self.applications)
+
+
+def _node(fields: Mapping[str, Any]) -> NodeRecord:
+    tuples = {key: tuple(fields[key]) for key in ("inputs", "outputs")}
+    return NodeRecord(**{**fields, **tuples})
+
+
+def _weight(fields: Mapping[str, Any]) -> WeightRecord:
+    return WeightRecord(**{**fields, "shape": tuple(fields["shape"])})
 
 
 def _touched(entry: Application) -> Iterator[str]:

@@ -227,7 +227,8 @@ def print_table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
     table = rich.table.Table(box=None, pad_edge=False)
     for index, title in enumerate(header):
         numeric = all(isinstance(row[index], (int, float)) for row in rows)
-        table.add_column(title, justify="right" if numeric else "left", overflow="fold")
+        justify: Any = "right" if numeric else "left"
+        table.add_column(title, justify=justify, overflow="fold", max_width=60)
     for row in rows:
         table.add_row(*(rich.text.Text(_cell(cell)) for cell in row))
     width = None if sys.stdout.isatty() else 160

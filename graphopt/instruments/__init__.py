@@ -4,7 +4,8 @@ An instrument is called between passes (``graphopt.manager.Instrument``), a guar
 single rewrite (``graphopt.edit.Guard``). Those that are not asked for cost nothing.
 """
 
-from graphopt.instruments.dump import DumpChanged
+from graphopt.instruments.dump import DumpChanged, DumpRewrites
+from graphopt.instruments.error import ErrorAfter, Errors
 from graphopt.instruments.safe import Safe
 from graphopt.instruments.statistics import RuleStatistic, statistics
 from graphopt.instruments.timing import Measurement, Timing
@@ -12,6 +13,9 @@ from graphopt.instruments.verify import VerifyEach, structural_fault
 
 __all__ = [
     "DumpChanged",
+    "DumpRewrites",
+    "ErrorAfter",
+    "Errors",
     "Measurement",
     "RuleStatistic",
     "Safe",

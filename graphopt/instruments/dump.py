@@ -1,4 +1,4 @@
-"""Writes the model after every pass that changed it."""
+"""Writes the model after every pass that changed it, or after every rewrite."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ import onnx_ir as ir
 from graphopt import model_io
 from graphopt.diff import Snapshot, diff
 from graphopt.errors import OutputError
+from graphopt.ledger import Application
 from graphopt.manager import Step
 from graphopt.passbase import Pass
 
-__all__ = ["DumpChanged"]
+__all__ = ["DumpChanged", "DumpRewrites"]
 
 
 class DumpChanged:
@@ -53,12 +54,7 @@ class DumpChanged:
         self._before = after
 
     def _start(self, model: ir.Model) -> None:
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise OutputError(
-                "unwritable", f"{self.folder} cannot be made: {error.strerror}."
-            ) from error
+        _make(self.folder)
         for path in self.written:
             path.unlink(missing_ok=True)
         self.written = []
@@ -72,6 +68,40 @@ class DumpChanged:
             self.written.append(saved.external_path)
 
 
+class DumpRewrites:
+    """Observer (``graphopt.edit.Observer``): the model and its diff after every rewrite.
+
+    ``0007_fuse-conv-batchnorm_conv-batchnorm.onnx`` and ``.diff`` for rewrite 7.
+
+    Args:
+        folder: Where the files go; made if it does not exist.
+        model: The model before the first rewrite.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str], model: ir.Model) -> None:
+        self.folder = pathlib.Path(folder)
+        _make(self.folder)
+        self._before = Snapshot.of(model)
+
+    def __call__(self, model: ir.Model, entry: Application) -> None:
+        """Write what ``entry`` made of the model."""
+        stem = f"{entry.number:04}_{_file_name(f'{entry.pass_name}_{entry.rule}')}"
+        after = Snapshot.of(model)
+        text = f"# {entry.summary()}\n{diff(self._before, after)}"
+        (self.folder / f"{stem}.diff").write_text(text, encoding="utf-8")
+        model_io.save(model, self.folder / f"{stem}.onnx")
+        self._before = after
+
+
+def _make(folder: pathlib.Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(
+            "unwritable", f"{folder} cannot be made: {error.strerror}."
+        ) from error
+
+
 def _file_name(label: str) -> str:
     """Return ``label`` as a file name: a pipeline's text may hold anything."""
-    return re.sub(r"[^\w.-]+", "_", label).strip("_")[:80]
+    return re.sub(r"[^\w.-]+", "_", label).strip("_")[:60]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import graphs
 import onnx_ir as ir
 import pytest
@@ -124,6 +126,19 @@ def rewritten() -> Ledger:
 )
 def test_the_history_follows_a_name_through_replacements(rewritten, name, rules) -> None:
     assert [entry.rule for entry in rewritten.history(name)] == rules
+
+
+def test_a_ledger_survives_being_written_as_json(rewritten) -> None:
+    rewritten.skip("pass", "rule", "n", "Conv", "too wide")
+    again = Ledger.from_json(json.loads(json.dumps(rewritten.to_json())))
+    assert again.applications == rewritten.applications
+    assert again.skips == rewritten.skips
+    assert again.limit is None
+
+
+def test_something_else_is_no_ledger() -> None:
+    with pytest.raises(ValueError, match="expected 'graphopt/ledger/1', found 'other'"):
+        Ledger.from_json({"schema": "other"})
 
 
 def test_what_was_undone_carries_no_history_on(rewritten) -> None:

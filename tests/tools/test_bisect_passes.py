@@ -2,40 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 import json
-import os
 import pathlib
-import subprocess
 import sys
 
-import faulty
 import pytest
-
-ROOT = pathlib.Path(__file__).resolve().parents[2]
-SOURCE = pathlib.Path(faulty.__file__).read_text("utf-8")
 
 
 @pytest.fixture
-def run(plugin, tmp_path: pathlib.Path):
-    """Return a function that runs the tool with the faulty passes installed."""
-    folder = plugin(SOURCE, {"faulty": "Faulty", "unnumbered": "Unnumbered"}, "plugged_faulty")
-    path = os.pathsep.join(map(str, (folder, ROOT / "tests")))
-    faulty.save_chain(tmp_path / "chain.onnx", 11)
-
-    def call(*arguments: str, script: bool = False) -> subprocess.CompletedProcess[str]:
-        how = [str(ROOT / "tools/bisect_passes.py")] if script else [
-            "-m", "graphopt.tools.bisect_passes",
-        ]  # fmt: skip
-        return subprocess.run(
-            [sys.executable, *how, *arguments],
-            cwd=tmp_path,
-            env={**os.environ, "PYTHONPATH": path},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-
-    return call
+def run(run_tool):
+    return functools.partial(run_tool, "bisect_passes")
 
 
 def test_the_rewrite_is_named_for_people(run, tmp_path: pathlib.Path) -> None:
