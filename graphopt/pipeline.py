@@ -30,11 +30,15 @@ __all__ = ["PRESETS", "check_order", "format_pass", "format_pipeline", "parse"]
 
 SIMPLIFY = (
     "infer-shapes,"
-    "[fold-constants,eliminate-identity,eliminate-dead-code,deduplicate-initializers]"
+    "[fold-constants,fold-shapes,eliminate-identity,eliminate-noop,fuse-reshapes,"
+    "fuse-transposes,eliminate-common-subexpressions,eliminate-dead-code,"
+    "deduplicate-initializers],infer-shapes"
 )
 DEFAULT = (
-    "infer-shapes,[fold-constants,eliminate-identity,fuse-conv-batchnorm,"
-    "eliminate-dead-code,deduplicate-initializers]"
+    "infer-shapes,"
+    "[fold-constants,fold-shapes,eliminate-identity,eliminate-noop,fuse-reshapes,"
+    "fuse-transposes,fuse-conv-batchnorm,eliminate-common-subexpressions,"
+    "eliminate-dead-code,deduplicate-initializers],infer-shapes"
 )
 PRESETS: dict[str, str] = {
     "simplify": SIMPLIFY,

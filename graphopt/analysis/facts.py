@@ -25,9 +25,12 @@ def tensor_of(value: ir.Value | None) -> ir.TensorProtocol | None:
     if value.is_initializer():
         return value.const_value
     producer = value.producer()
-    if producer is not None and producer.op_type == "Constant" and not producer.domain:
-        return ir.convenience.get_const_tensor(value)
-    return None
+    if producer is None or producer.op_type != "Constant" or producer.domain:
+        return None
+    plain = producer.attributes.get("value")
+    if plain is not None and not plain.is_ref():
+        return plain.as_tensor()
+    return ir.convenience.get_const_tensor(value)
 
 
 def is_constant(value: ir.Value | None) -> bool:

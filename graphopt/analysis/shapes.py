@@ -1,4 +1,4 @@
-"""Types and shapes of intermediate values, from onnx's own shape inference."""
+"""Types and shapes of intermediate values, from onnx's inference and from the symbolic one."""
 
 from __future__ import annotations
 
@@ -8,30 +8,63 @@ import onnx
 import onnx_ir as ir
 
 from graphopt import model_io
+from graphopt.analysis.symbolic import Symbols
 
 __all__ = ["Inferred", "infer", "merged"]
 
 Inferred = tuple[ir.TypeProtocol | None, ir.Shape | None]
 """Type and shape of one value; ``None`` where unknown."""
 
+STANDARD = ("", "ai.onnx")
+
 
 def infer(model: ir.Model) -> dict[ir.Value, Inferred]:
-    """Return what shape inference finds out about the values of ``model``.
+    """Return what is known about the values of ``model``.
 
-    Large weights stay where they are: the model is handed over without their data. Shape
-    arithmetic is followed (``data_prop``). The model is not changed.
+    Large weights stay where they are: onnx's inference sees the model without their data.
+    What the file says about the results of standard operators is not shown to it, because it
+    would be believed, and an edited file is often wrong there; it is asked only for what
+    neither inference knows. The model is not changed.
 
     Returns:
-        Value -> (type, shape) for every intermediate value that something was found for, in
-        the main graph and its subgraphs.
-
-    Raises:
-        onnx.shape_inference.InferenceError: The model contradicts itself.
+        Value -> (type, shape) for every intermediate value that something is known of, in the
+        main graph and its subgraphs. A dimension is a number, the name of a dimension of an
+        input, or unknown.
     """
+    proto = model_io.skeleton(model)
+    _forget(proto.graph)
     proto = onnx.shape_inference.infer_shapes(
-        model_io.skeleton(model), check_type=False, strict_mode=False, data_prop=True
+        proto, check_type=False, strict_mode=False, data_prop=True
     )
-    return dict(_walk(model.graph, proto.graph))
+    official = dict(_walk(model.graph, proto.graph))
+    said = {value: merged(shape, value.shape) for value, (_, shape) in official.items()}
+    symbols = Symbols(model, said)
+    found: dict[ir.Value, Inferred] = {}
+    for node in ir.traversal.RecursiveGraphIterator(model.graph):
+        for value in node.outputs:
+            if not value.name or value.is_graph_output():
+                continue
+            kind = official.get(value, (None, None))[0] or value.type
+            dims = symbols.shape(value)
+            shape = value.shape if dims is None else symbols.recordable(dims)
+            if kind is not None or shape is not None:
+                found[value] = (kind, shape)
+    return found
+
+
+def _forget(graph: onnx.GraphProto) -> None:
+    """Drop what is said of the results of standard operators."""
+    computed = {
+        name for node in graph.node if node.domain in STANDARD for name in node.output if name
+    }
+    kept = [info for info in graph.value_info if info.name not in computed]
+    if len(kept) != len(graph.value_info):
+        del graph.value_info[:]
+        graph.value_info.extend(kept)
+    for node in graph.node:
+        for attr in node.attribute:
+            for inner in (*attr.graphs, *([attr.g] if attr.HasField("g") else [])):
+                _forget(inner)
 
 
 def _walk(graph: ir.Graph, proto: onnx.GraphProto) -> Iterator[tuple[ir.Value, Inferred]]:
@@ -59,7 +92,7 @@ def _walk(graph: ir.Graph, proto: onnx.GraphProto) -> Iterator[tuple[ir.Value, I
 def merged(known: ir.Shape | None, found: ir.Shape | None) -> ir.Shape | None:
     """Return ``known`` with the dimensions that only ``found`` knows.
 
-    Where both know a size and differ, ``known`` is kept: it is what the file says.
+    Where both know a size and differ, ``known`` is kept.
     """
     if known is None or found is None:
         return known if found is None else found

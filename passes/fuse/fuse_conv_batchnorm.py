@@ -105,7 +105,7 @@ def _match(norm: ir.Node, facts: Facts) -> Rewrite | Reason | None:
             like=[norm.outputs[0]],
             name=conv.name or "",
         )
-        edit.replace(norm.outputs[0], fused)
-        edit.remove(norm, conv)
+        edit.supersede(norm, fused)
+        edit.remove(conv)
 
     return rewrite

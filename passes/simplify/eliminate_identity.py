@@ -24,7 +24,7 @@ from typing import ClassVar
 import onnx_ir as ir
 
 from graphopt.analysis.facts import Facts
-from graphopt.edit import Edit, Rewrite
+from graphopt.edit import Rewrite
 from graphopt.passbase import Context, Promise
 from graphopt.rewrite import Reason, Rule, RulePass
 
@@ -57,9 +57,4 @@ def _match(node: ir.Node, facts: Facts) -> Rewrite | Reason | None:
         # 2.
         if x.is_graph_output():
             return Reason(f"{x.name!r} and {y.name!r} are both graph outputs")
-
-    def rewrite(edit: Edit) -> None:
-        edit.replace(y, x)
-        edit.remove(node)
-
-    return rewrite
+    return lambda edit: edit.supersede(node, x)

@@ -6,21 +6,26 @@ Before -> after::
     y = Mul(x, c)        ->     y = Mul(x, c)
 
     s = Shape(x)         ->     s = [2, 3]          # x: float[2, 3]
+    n = Gather(s, 1)     ->     n = 3               # x: float[N, 3]: enough that n is fixed
     c = Constant()       ->     c is an initializer
 
 Preconditions, per node:
     1. All its inputs are constants: initializers that are not graph inputs, or folded before.
-       For ``Shape`` and ``Size`` the shape of the input is enough.
+       For integers that follow from shapes it is enough that the result is known.
     2. It is an operator of the ONNX standard that gives the same answer each time, has no
-       subgraph, and is not ``DequantizeLinear``: folding that would undo a quantization.
+       subgraph, and is not ``DequantizeLinear``: folding that would undo a quantization. It
+       takes and gives no strings.
     3. It is not an ``Identity`` or a ``Constant`` that is a graph output: a graph output needs
        a node.
     4. The file does not grow by more than ``max_bytes`` over the whole run. What an operator
        would produce is bounded before it is computed (``Expand``, ``Tile``, ``Range`` …).
     5. onnxruntime can compute it; what it refuses (a division by zero, an index out of range)
        is left for the run.
+    6. ``Constant``: the model is of IR version 4 or later; before, every initializer is a
+       graph input, and what is folded becomes a ``Constant``.
 
-Numerics: exact; the same kernels compute it that would have computed it in every run.
+Numerics: exact; the same kernels compute it that would have computed it in every run. What
+only moves data (``Transpose``, ``Reshape`` …) is a view of the same weight.
 Scope: main graph and subgraphs; model-local functions are not visited.
 Leaves alone: ``If`` with a constant condition, ``Loop``, ``Scan``.
 Reference: https://onnx.ai/onnx/repo-docs/IR.html#graphs
@@ -29,6 +34,7 @@ Reference: https://onnx.ai/onnx/repo-docs/IR.html#graphs
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from typing import ClassVar
 
@@ -36,7 +42,7 @@ import numpy as np
 import onnx_ir as ir
 
 from graphopt.analysis.facts import Facts, attribute, tensor_of
-from graphopt.edit import Edit, Rewrite
+from graphopt.edit import FREE_INITIALIZERS, Edit, Rewrite
 from graphopt.errors import ExecutionError
 from graphopt.passbase import Context, Promise
 from graphopt.rewrite import Reason, Rule, RulePass
@@ -50,6 +56,11 @@ NEVER = {
     # Would undo a quantization.
     "DequantizeLinear",
 }  # fmt: skip
+
+RESHAPING = {"Flatten", "Reshape", "Squeeze", "Unsqueeze"}
+INTEGERS = (ir.DataType.INT64, ir.DataType.INT32, ir.DataType.BOOL)
+SMALL_BYTES = 64
+"""A result of this size costs nothing: the node that computed it took as much in the file."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,42 +83,27 @@ class FoldConstants(RulePass):
         folder = _Folder(self.max_bytes)
         return [
             Rule("lift-constant", ("Constant",), _lift),
-            Rule("fold-shape", ("Shape", "Size"), _fold_shape),
+            Rule("fold-integers", (), folder.match_integers),
             Rule("fold", (), folder.match),
         ]
 
 
 def _lift(node: ir.Node, facts: Facts) -> Rewrite | Reason | None:
-    del facts
+    # 6.
+    if facts.model.ir_version < FREE_INITIALIZERS:
+        return None
     value = node.outputs[0]
     # 3.
     if value.is_graph_output():
         return Reason("it is a graph output")
     tensor = tensor_of(value)
-    if tensor is None:
-        return Reason("its value cannot be read as a tensor")
+    if tensor is None or tensor.dtype == ir.DataType.STRING:
+        return Reason("its value cannot be read as a tensor of numbers")
 
     def rewrite(edit: Edit) -> None:
-        name = value.name or "constant"
-        edit.replace(value, edit.constant(tensor, name, near=node))
-        edit.remove(node)
+        edit.supersede(node, edit.constant(tensor, value.name or "constant", near=node))
 
     return rewrite
-
-
-def _fold_shape(node: ir.Node, facts: Facts) -> Rewrite | Reason | None:
-    del facts
-    x = node.inputs[0]
-    # 1.
-    if x is None or x.shape is None:
-        return Reason("the shape of its input is not known")
-    start, end = attribute(node, "start", 0), attribute(node, "end")
-    dims = x.shape.dims[start:end] if node.op_type == "Shape" else x.shape.dims
-    if not all(isinstance(dim, int) for dim in dims):
-        return Reason("its input has dimensions that are not fixed")
-    sizes = np.array(dims, np.int64)
-    result = sizes if node.op_type == "Shape" else np.array(sizes.prod(), np.int64)
-    return _replacement(node, [result])
 
 
 class _Folder:
@@ -116,7 +112,22 @@ class _Folder:
     def __init__(self, max_bytes: int) -> None:
         self._left = max_bytes
 
+    def match_integers(self, node: ir.Node, facts: Facts) -> Rewrite | Reason | None:
+        """Fold integers that follow from shapes; others too, without asking onnxruntime."""
+        value = node.outputs[0]
+        kind = ir.DataType.INT64 if node.op_type in ("Shape", "Size") else value.dtype
+        if kind not in INTEGERS or node.op_type in ("Constant", "Identity"):
+            return None
+        content = facts.content(value)
+        # 1.
+        if content is None or not all(isinstance(item, int) for item in content.flat):
+            return None
+        if any(output.uses() or output.is_graph_output() for output in node.outputs[1:]):
+            return None
+        return self._folded(node, [content.astype(kind.numpy())])
+
     def match(self, node: ir.Node, facts: Facts) -> Rewrite | Reason | None:
+        """Fold a node whose inputs are constants."""
         if not node.inputs or node.op_type == "Constant":
             return None
         tensors = [tensor_of(value) for value in node.inputs]
@@ -125,32 +136,68 @@ class _Folder:
             return None
         if refusal := _refusal(node):
             return refusal
-        freed = sum(
-            tensor.nbytes
-            for tensor, value in zip(tensors, node.inputs, strict=True)
-            if tensor is not None and value is not None and facts.only_use(value) is node
-        )
-        arrays = [None if tensor is None else tensor.numpy() for tensor in tensors]
-        # 4.
-        allowed = self._left + freed
-        bound = _size_bound(node, arrays)
-        if bound > allowed:
-            return Reason(f"its result of {bound} bytes would make the file grow too much")
-        # 5.
-        try:
-            results = facts.context.runtime.evaluate(node, arrays, facts.model.opset_imports)
-        except ExecutionError as error:
-            return Reason(f"onnxruntime cannot compute it: {error.message}")
+        results = _view(node, facts)
+        if results is None:
+            # 4.
+            bound, allowed = _size_bound(node, facts), self._allowed(node)
+            if bound > allowed:
+                return Reason(f"its result of {bound} bytes would make the file grow too much")
+            arrays = [None if tensor is None else tensor.numpy() for tensor in tensors]
+            # 5.
+            try:
+                results = facts.context.runtime.evaluate(
+                    node, arrays, facts.model.opset_imports, max_bytes=allowed
+                )
+            except ExecutionError as error:
+                return Reason(f"onnxruntime cannot compute it: {error.message}")
+        return self._folded(node, results)
+
+    def _allowed(self, node: ir.Node) -> int:
+        return max(self._left + _freed_bytes(node), SMALL_BYTES)
+
+    def _folded(self, node: ir.Node, results: Sequence[np.ndarray]) -> Rewrite | Reason | None:
+        if refusal := _refusal(node):
+            return refusal
         size = sum(result.nbytes for result in results)
-        if size > allowed:
+        # 4.
+        if size > self._allowed(node):
             return Reason(f"its result of {size} bytes would make the file grow too much")
-        replacement = _replacement(node, results)
 
         def rewrite(edit: Edit) -> None:
-            replacement(edit)
-            self._left -= size - freed
+            edit.supersede(
+                node,
+                *(
+                    edit.constant(result, value.name or "folded", near=node)
+                    if value.uses() or value.is_graph_output()
+                    else None
+                    for value, result in zip(node.outputs, results, strict=False)
+                ),
+            )
+            if size > SMALL_BYTES:
+                self._left += _freed_bytes(node) - size
 
         return rewrite
+
+
+def _freed_bytes(node: ir.Node) -> int:
+    """Return the bytes of the initializers that are not needed any more without ``node``.
+
+    One that several nodes use, all of which can be folded, is freed in equal parts.
+    """
+    freed = 0
+    for value in dict.fromkeys(node.inputs):
+        if value is None or not value.is_initializer() or value.is_graph_output():
+            continue
+        users = {user for user, _ in value.uses()}
+        if value.const_value is not None and all(map(_is_foldable, users)):
+            freed += value.const_value.nbytes // len(users)
+    return freed
+
+
+def _is_foldable(node: ir.Node) -> bool:
+    if _refusal(node) is not None:
+        return False
+    return all(value is None or tensor_of(value) is not None for value in node.inputs)
 
 
 def _refusal(node: ir.Node) -> Reason | None:
@@ -161,6 +208,10 @@ def _refusal(node: ir.Node) -> Reason | None:
         return Reason(f"{node.op_type} is never folded")
     if node.op_type == "Dropout" and len(node.inputs) > 2:
         return Reason("a Dropout in training mode gives another answer each time")
+    if any(
+        v is not None and v.dtype == ir.DataType.STRING for v in (*node.inputs, *node.outputs)
+    ):
+        return Reason("strings are not folded")
     kinds = (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS)
     if any(attr.type in kinds for attr in node.attributes.values()):
         return Reason("it holds a subgraph")
@@ -172,31 +223,27 @@ def _refusal(node: ir.Node) -> Reason | None:
     return None
 
 
-def _size_bound(node: ir.Node, arrays: Sequence[np.ndarray | None]) -> int:
-    """Return a lower bound of the result's bytes for the operators that can explode."""
-    first = arrays[0]
-    if first is None:
+def _view(node: ir.Node, facts: Facts) -> list[np.ndarray] | None:
+    """Return the result of a node that only moves data, as a view; ``None`` for others."""
+    tensor = tensor_of(node.inputs[0])
+    if tensor is None:
+        return None
+    if node.op_type == "Transpose":
+        return [tensor.numpy().transpose(attribute(node, "perm"))]
+    if node.op_type not in RESHAPING:
+        return None
+    shape = facts.shape(node.outputs[0])
+    sizes = tuple(dim for dim in shape or () if isinstance(dim, int))
+    if shape is None or len(sizes) != len(shape) or math.prod(sizes) != tensor.size:
+        return None
+    return [tensor.numpy().reshape(sizes)]
+
+
+def _size_bound(node: ir.Node, facts: Facts) -> int:
+    """Return the bytes of the first output, where its shape is known; 0 elsewhere."""
+    value = node.outputs[0]
+    shape = facts.shape(value)
+    if shape is None or not all(isinstance(dim, int) for dim in shape):
         return 0
-    item = first.itemsize
-    if node.op_type == "ConstantOfShape":
-        return int(np.prod(first.astype(float)))
-    if node.op_type == "Expand" and arrays[1] is not None:
-        return int(max(np.prod(arrays[1].astype(float)), first.size) * item)
-    if node.op_type == "Tile" and arrays[1] is not None:
-        return int(np.prod(arrays[1].astype(float)) * first.size * item)
-    if node.op_type == "Range" and arrays[1] is not None and arrays[2] is not None:
-        step = float(arrays[2])
-        steps = (float(arrays[1]) - float(first)) / step if step else 0.0
-        return int(max(steps, 0.0) * item) if np.isfinite(steps) else 1 << 62
-    return 0
-
-
-def _replacement(node: ir.Node, results: Sequence[np.ndarray]) -> Rewrite:
-    def rewrite(edit: Edit) -> None:
-        for value, result in zip(node.outputs, results, strict=False):
-            if value.uses() or value.is_graph_output():
-                name = value.name or "folded"
-                edit.replace(value, edit.constant(result, name, near=node))
-        edit.remove(node)
-
-    return rewrite
+    item = value.dtype.itemsize if value.dtype is not None else 1
+    return math.ceil(math.prod(int(dim) for dim in shape if isinstance(dim, int)) * item)

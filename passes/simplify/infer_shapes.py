@@ -5,12 +5,13 @@ Before -> after::
     y = Relu(x)          # x: float[N, 3], y: unknown      ->      y: float[N, 3]
 
 Preconditions, per value:
-    1. Its type, its shape or one of its dimensions is unknown. What the file states is kept.
+    1. It is the output of a node and not a graph output: the interface stays as declared.
+    2. Its type or shape is unknown, or differs from what the operators say it is. What only
+       the file says is kept.
 
 Numerics: exact; no operator changes.
-Scope: main graph and subgraphs; graph inputs and outputs stay as they are declared.
-Leaves alone: bodies of model-local functions; the whole model where onnx finds a contradiction
-in it (the summary then says which).
+Scope: main graph and subgraphs.
+Leaves alone: bodies of model-local functions.
 Reference: https://onnx.ai/onnx/api/shape_inference.html
 """
 
@@ -20,7 +21,6 @@ import dataclasses
 import logging
 from typing import ClassVar
 
-import onnx
 import onnx_ir as ir
 
 from graphopt.analysis import shapes
@@ -42,18 +42,13 @@ class InferShapes(Pass):
     def run(self, model: ir.Model, context: Context) -> PassResult:
         """Infer and record; one application for the whole model."""
         rewriter = context.rewriter(model, self)
-        try:
-            inferred = shapes.infer(model)
-        except onnx.shape_inference.InferenceError as error:
-            reason = " ".join(str(error).split())
-            rewriter.skip("infer", model.graph.name or "graph", reason)
-            return PassResult(model, modified=False, summary=f"nothing inferred: {reason}")
+        inferred = shapes.infer(model)
         news: list[tuple[ir.Value, ir.TypeProtocol | None, ir.Shape | None]] = []
-        for value, (kind, found) in inferred.items():
-            # 1.
-            shape = shapes.merged(value.shape, found)
-            if value.type is None or shape != value.shape:
-                news.append((value, value.type or kind, shape))
+        # 1.
+        for value, (kind, shape) in inferred.items():
+            # 2.
+            if value.type != kind or value.shape != shape:
+                news.append((value, kind, shape))
 
         def record(edit: Edit) -> None:
             for value, kind, shape in news:

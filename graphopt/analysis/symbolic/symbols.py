@@ -16,7 +16,7 @@ asked where no rule knows better (so does onnxruntime): an edited file is often 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import onnx_ir as ir
@@ -48,11 +48,19 @@ class Symbols:
 
     What was found stays true as long as every rewrite keeps the value of what it replaces, so
     nothing is forgotten when the graph changes.
+
+    Args:
+        model: The model.
+        said: Shapes to go by where no rule knows; default: those recorded in the model.
     """
 
-    def __init__(self, model: ir.Model) -> None:
+    def __init__(
+        self, model: ir.Model, said: Mapping[ir.Value, ir.Shape | None] | None = None
+    ) -> None:
         self.opset = model.opset_imports.get("", 0)
         self._main = model.graph
+        self._said = said or {}
+        self._names: dict[Dim, str] = {}
         self._shapes: dict[ir.Value, Shape | None] = {}
         self._contents: dict[ir.Value, np.ndarray | None] = {}
         self._visited: set[ir.Node] = set()
@@ -79,6 +87,12 @@ class Symbols:
         if value not in self._contents:
             self._find(value)
         return self._contents[value]
+
+    def recordable(self, shape: Shape) -> ir.Shape:
+        """Return ``shape`` as a model can state it: numbers, and names of input dimensions."""
+        return ir.Shape(
+            [dim if isinstance(dim, int) else self._names.get(dim) for dim in shape]
+        )
 
     def nonnegative(self, dim: Dim) -> bool:
         """Whether ``dim`` is known to be at least 0: by itself, or because it is a size."""
@@ -157,7 +171,7 @@ class Symbols:
 
     def _completed(self, value: ir.Value, shape: Shape | None) -> Shape | None:
         """Return ``shape`` with the sizes that only the file knows."""
-        recorded = value.shape
+        recorded = self._said.get(value, value.shape)
         if shape is None:
             if recorded is None:
                 return None
@@ -186,7 +200,9 @@ class Symbols:
         # Some exporters write "?" for each size that they do not know.
         if not isinstance(name, str) or not any(sign.isalnum() for sign in name):
             return self.unknown()
-        return symbol(name if name.isidentifier() else repr(name))
+        found = symbol(name if name.isidentifier() else repr(name))
+        self._names[found] = name
+        return found
 
     def _given_content(self, value: ir.Value) -> np.ndarray | None:
         """Return the elements of a constant, or unknowns for an integer vector that is fed."""

@@ -1,0 +1,24 @@
+"""Shapes as constants that operators take."""
+
+from __future__ import annotations
+
+from graphopt.analysis.symbolic.base import Shape
+
+__all__ = ["reshape_target"]
+
+
+def reshape_target(source: Shape, result: Shape) -> list[int] | None:
+    """Return a constant target that reshapes ``source`` to ``result``; ``None``: none does.
+
+    A symbolic size is copied with 0 where the source has it at the same place; one other may
+    be left to -1, which is what remains of the elements. Beside -1, a copied size that turns
+    out to be 0 is refused by onnxruntime. The number 0 cannot be stated: it means a copy.
+    """
+    target: list[int] = []
+    for index, dim in enumerate(result):
+        if isinstance(dim, int):
+            target.append(dim or -2)
+        else:
+            copied = index < len(source) and source[index] == dim
+            target.append(0 if copied else -1)
+    return None if -2 in target or target.count(-1) > 1 else target

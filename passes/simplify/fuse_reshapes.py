@@ -1,0 +1,126 @@
+"""Fuse two reshapes, one after the other, into one.
+
+Before -> after::
+
+    y = Reshape(x, [0, 0, 768])                 z = Reshape(x, [0, 0, 12, 64])
+    z = Reshape(y, [0, 0, 12, 64])       ->     (y only where something else uses it)
+
+    y = Unsqueeze(x, 0)                         z = Unsqueeze(x, [0, 1])
+    z = Unsqueeze(y, 0)                  ->
+
+    y = Unsqueeze(x, 0)                         z = x
+    z = Squeeze(y, 0)                    ->
+
+``Reshape``, ``Flatten``, ``Squeeze`` and ``Unsqueeze`` in any order. The result is an
+``Unsqueeze`` or a ``Squeeze`` where that is enough, else a ``Reshape``, and nothing at all
+where the shape is the same again.
+
+Preconditions, per match:
+    1. The shapes of x and z are known, symbolic sizes included.
+    2. The shape of z can be stated as a constant: at most one size is neither a number nor the
+       size that x has at the same place.
+
+Numerics: exact; onnxruntime refuses -1 beside a copied size that is 0 (see ``fold-shapes``).
+Scope: main graph and subgraphs; model-local functions are not visited.
+Reference: https://onnx.ai/onnx/operators/onnx__Reshape.html
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import ClassVar
+
+import numpy as np
+import onnx_ir as ir
+
+from graphopt.analysis.facts import Facts
+from graphopt.analysis.symbolic import Shape
+from graphopt.analysis.symbolic.targets import reshape_target
+from graphopt.edit import AttributeValue, Edit, Rewrite
+from graphopt.passbase import Context, Promise
+from graphopt.rewrite import Reason, Rule, RulePass
+
+__all__ = ["FuseReshapes"]
+
+RESHAPING = ("Flatten", "Reshape", "Squeeze", "Unsqueeze")
+AXES_ARE_INPUTS = 13
+
+
+@dataclasses.dataclass(frozen=True)
+class FuseReshapes(RulePass):
+    """Fuse chains of reshapes; see the module docstring for the contract."""
+
+    name: ClassVar[str] = "fuse-reshapes"
+    promise: ClassVar[Promise] = Promise.EXACT
+
+    def rules(self, context: Context) -> Sequence[Rule]:
+        """Return the one rule."""
+        del context
+        return [Rule("reshape-reshape", RESHAPING, _match)]
+
+
+def _match(node: ir.Node, facts: Facts) -> Rewrite | Reason | None:
+    middle, result = node.inputs[0], node.outputs[0]
+    first = middle.producer() if middle is not None else None
+    if first is None or first.op_type not in RESHAPING or first.domain:
+        return None
+    x = first.inputs[0]
+    # 1.
+    source, shape = facts.shape(x), facts.shape(result)
+    if x is None or source is None or shape is None:
+        return Reason("the shape before or after the two is not known")
+    op_type, data = _operator(source, shape)
+    # 2.
+    if data is None:
+        return Reason("more than one size of the result is neither a number nor copied")
+
+    def rewrite(edit: Edit) -> None:
+        new = x
+        if op_type:
+            attributes: dict[str, AttributeValue] = {}
+            inputs: list[ir.Value] = [x]
+            if op_type == "Reshape" or facts.opset >= AXES_ARE_INPUTS:
+                name = f"{result.name}_{op_type.lower()}"
+                inputs.append(edit.constant(np.array(data, np.int64), name, near=node))
+            else:
+                attributes["axes"] = data
+            (new,) = edit.node(
+                op_type,
+                inputs,
+                before=node,
+                attributes=attributes,
+                like=[result],
+                name=node.name or "",
+            )
+        edit.supersede(node, new)
+
+    return rewrite
+
+
+def _operator(source: Shape, result: Shape) -> tuple[str, list[int] | None]:
+    """Return the operator that reshapes ``source`` to ``result``, and its constant.
+
+    No operator where nothing changes; no constant where there is none that does it.
+    """
+    if source == result:
+        return "", []
+    if (axes := _inserted(source, result)) is not None:
+        return "Unsqueeze", axes
+    if (axes := _inserted(result, source)) is not None:
+        return "Squeeze", axes
+    return "Reshape", reshape_target(source, result)
+
+
+def _inserted(short: Shape, long: Shape) -> list[int] | None:
+    """Return where ``long`` has a 1 that ``short`` has not; ``None`` if that is not all."""
+    axes: list[int] = []
+    at = 0
+    for index, dim in enumerate(long):
+        if at < len(short) and short[at] == dim:
+            at += 1
+        elif dim == 1:
+            axes.append(index)
+        else:
+            return None
+    return axes if at == len(short) and axes else None
