@@ -20,8 +20,9 @@ from graphopt.runtime.session import Level, Model, Session, describe, load_into
 
 __all__ = ["Runtime"]
 
-# Processes that wait for the next session; starting one takes 0.2 s, keeping one 60 MB.
-_MAX_IDLE = 2
+# Processes that wait for the next session: as many as validation uses at the same time.
+# Starting one takes 0.2 s, keeping one 60 MB.
+_MAX_IDLE = 4
 
 
 class Runtime:

@@ -4,7 +4,7 @@
 """
 
 from graphopt.metrics import Difference, Tolerance
-from graphopt.validation.compare import compare
+from graphopt.validation.comparing import compare
 from graphopt.validation.comparison import (
     Comparison,
     LevelComparison,

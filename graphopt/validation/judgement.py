@@ -44,6 +44,7 @@ class Judgement:
         self._promise = promise
         self._metric = metric
         self._target = target
+        self._random: set[str] = set()  # outputs that are another each time
 
     def run(self, *, one_by_one: bool) -> None:
         """Compare.
@@ -64,9 +65,13 @@ class Judgement:
         if not self._stream.count:
             raise DiffersError("there were no samples, so that nothing is proven")
         self.levels = [self._judged(pair) for pair in pairs]
+        self._find_random(reference)
+        if self._random:
+            self.levels = [self._judged(pair) for pair in pairs]
         if self.levels[-1].reason:
             self._compare_like_with_like(pairs[-1])
-        self._excuse_random_outputs(reference)
+        if all(output.reason == _NOT_COMPARED for output in self.levels[-1].outputs):
+            raise DiffersError("no output can be compared, so that nothing is proven")
 
     def _reference(self) -> Key:
         """Return the level at which the original is the reference."""
@@ -149,7 +154,9 @@ class Judgement:
                 self._metric,
                 target,
             )
-            if 0 in spec.shape:  # declared to be empty: there is nothing to prove
+            if spec.name in self._random:
+                output = dataclasses.replace(output, passed=True, reason=_NOT_COMPARED)
+            elif 0 in spec.shape:  # declared to be empty: there is nothing to prove
                 output = dataclasses.replace(output, passed=True, reason="")
             outputs.append(output)
         return _level(original_level, level, promise, outputs)
@@ -169,7 +176,7 @@ class Judgement:
         judged = [
             judge(name, changed.dtypes[name], meter.result(), Promise.CLOSE, self.tolerance)
             for name, meter in changed.meters.items()
-            if name in changed.dtypes
+            if name in changed.dtypes and name not in self._random
         ]
         reasons = [f"output {one.name!r}: {one.reason}" for one in judged if not one.passed]
         if not reasons:
@@ -180,30 +187,15 @@ class Judgement:
         )
         self.levels[-1] = self._judged(like)
 
-    def _excuse_random_outputs(self, reference: Key) -> None:
-        """Take outputs out of the judgement that are another each time."""
-        failed = {o.name: o for level in self.levels for o in level.outputs if not o.passed}
-        random: set[str] = set()
-        for index in sorted({o.difference.worst_sample or 0 for o in failed.values()}):
-            random |= self._stream.random_outputs(reference, index, self.tolerance)
-        random &= failed.keys()
-        if not random:
-            return
-        self.notes.append(
-            f"{', '.join(sorted(random))}: {_NOT_COMPARED} (it draws random numbers)"
-        )
-        for at, level in enumerate(self.levels):
-            outputs = [
-                dataclasses.replace(o, passed=True, reason=_NOT_COMPARED)
-                if o.name in random
-                else o
-                for o in level.outputs
-            ]
-            self.levels[at] = _level(
-                level.original_level, level.candidate_level, level.promise, outputs
-            )
-        if all(output.reason == _NOT_COMPARED for output in self.levels[-1].outputs):
-            raise DiffersError("every output is random, so that nothing can be proven")
+    def _find_random(self, reference: Key) -> None:
+        """Look among the outputs that failed for those that are another each time."""
+        failed = [o for level in self.levels for o in level.outputs if not o.passed]
+        for index in sorted({o.difference.worst_sample or 0 for o in failed}):
+            self._random |= self._stream.random_outputs(reference, index, self.tolerance)
+        self._random &= {output.name for output in failed}
+        if self._random:
+            names = ", ".join(map(repr, sorted(self._random)))
+            self.notes.append(f"{names}: {_NOT_COMPARED} (random numbers)")
 
 
 def _level(
