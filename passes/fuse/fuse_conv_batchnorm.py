@@ -30,7 +30,8 @@ from typing import ClassVar
 import numpy as np
 import onnx_ir as ir
 
-from graphopt.analysis.facts import Facts, attribute
+from graphopt.analysis.constants import attribute
+from graphopt.analysis.facts import Facts
 from graphopt.edit import Edit, Rewrite
 from graphopt.passbase import Context, Promise
 from graphopt.rewrite import Reason, Rule, RulePass

@@ -41,7 +41,8 @@ from typing import ClassVar
 import numpy as np
 import onnx_ir as ir
 
-from graphopt.analysis.facts import Facts, attribute, tensor_of
+from graphopt.analysis.constants import attribute, tensor_of
+from graphopt.analysis.facts import Facts
 from graphopt.edit import FREE_INITIALIZERS, Edit, Rewrite
 from graphopt.errors import ExecutionError
 from graphopt.passbase import Context, Promise

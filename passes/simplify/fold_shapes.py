@@ -32,7 +32,8 @@ from typing import ClassVar
 import numpy as np
 import onnx_ir as ir
 
-from graphopt.analysis.facts import Facts, attribute, is_constant
+from graphopt.analysis.constants import attribute, is_constant
+from graphopt.analysis.facts import Facts
 from graphopt.analysis.symbolic.layout import slice_bounds
 from graphopt.analysis.symbolic.targets import reshape_target
 from graphopt.edit import Edit, Rewrite

@@ -36,7 +36,8 @@ from typing import ClassVar
 import numpy as np
 import onnx_ir as ir
 
-from graphopt.analysis.facts import Facts, attribute
+from graphopt.analysis.constants import attribute
+from graphopt.analysis.facts import Facts
 from graphopt.analysis.symbolic import Dim, Shape
 from graphopt.analysis.symbolic.targets import reshape_target
 from graphopt.edit import Edit, Rewrite

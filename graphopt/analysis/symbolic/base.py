@@ -8,7 +8,7 @@ from typing import Protocol, TypeAlias
 import numpy as np
 import onnx_ir as ir
 
-from graphopt.analysis.facts import attribute
+from graphopt.analysis.constants import attribute
 from graphopt.analysis.symbolic.expressions import Dim, Expr, broadcast
 
 __all__ = [

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import onnx_ir as ir
 
-from graphopt.analysis.facts import attribute, tensor_of
+from graphopt.analysis.constants import attribute, tensor_of
 from graphopt.analysis.symbolic.base import (
     Known,
     Shape,

@@ -11,7 +11,7 @@ from typing import TypeAlias
 import numpy as np
 import onnx_ir as ir
 
-from graphopt.analysis.facts import attribute, tensor_of
+from graphopt.analysis.constants import attribute, tensor_of
 from graphopt.analysis.symbolic.base import (
     ContentRule,
     Known,

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import onnx_ir as ir
 
-from graphopt.analysis.facts import attribute
+from graphopt.analysis.constants import attribute
 from graphopt.analysis.symbolic.base import (
     Known,
     Shape,

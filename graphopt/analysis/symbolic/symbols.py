@@ -21,7 +21,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 import onnx_ir as ir
 
-from graphopt.analysis.facts import tensor_of
+from graphopt.analysis.constants import tensor_of
 from graphopt.analysis.symbolic.base import Shape
 from graphopt.analysis.symbolic.compute import COMPUTE_RULES
 from graphopt.analysis.symbolic.content import CONTENT_RULES
