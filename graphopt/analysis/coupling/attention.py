@@ -75,7 +75,7 @@ def attention(op: Op) -> None:
     """Projection included: ``weights [inputs, queries + keys + values]``."""
     x, w = op.axes(0), op.axes(1)
     count, size = op.attr_int("num_heads", 0), w[1].size
-    if len(x) != 3 or size is None or w[1].rows is None or op.attr("do_rotary"):
+    if len(x) != 3 or size is None or op.attr("do_rotary"):
         op.refuse("its shapes are not known")
     sizes = [int(one) for one in op.attr("qkv_hidden_sizes", [size // 3] * 3)]
     if sum(sizes) != size:
@@ -83,8 +83,10 @@ def attention(op: Op) -> None:
     op.contract((0, x[2]), (1, w[0]))
     if op.has(2):
         op.unify(op.axes(2)[0], w[1])
-    rows, ends = w[1].rows, [sizes[0], sizes[0] + sizes[1], size]
-    parts = [Axis(rows[end - one : end]) for end, one in zip(ends, sizes, strict=True)]
+    ends = [sizes[0], sizes[0] + sizes[1], size]
+    parts = [
+        op.part(w[1], slice(end - one, end)) for end, one in zip(ends, sizes, strict=True)
+    ]
     heads = _divide(op, parts[0], parts[1], parts[2], count, count)
     present = [ONE, ONE, ONE, ONE, ONE]
     if op.has(4) or (len(op.node.outputs) > 1 and op.node.outputs[1].name):

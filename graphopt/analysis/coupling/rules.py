@@ -278,6 +278,19 @@ class Op:
             rest = Axis(slow) if len(slow) != 1 else ONE
         return [rest, *reversed(parts)]
 
+    def part(self, axis: Axis, where: slice | np.ndarray) -> Axis:
+        """Return some indices of an axis of known length as an axis.
+
+        A part of one index is needed: what broadcasts would otherwise come to nothing.
+        """
+        assert axis.rows is not None
+        rows = axis.rows[where]
+        if len(rows) == 1:
+            if axis.size != 1:
+                self.cells.freeze(rows, f"{self.label} takes this index alone")
+            return ONE
+        return Axis(rows)
+
     def concatenate(self, axes: Sequence[Axis]) -> Axis:
         """Return axes of known lengths laid end to end."""
         parts = [axis.rows for axis in axes]

@@ -58,10 +58,8 @@ def split(op: Op) -> None:
     if sum(sizes) != size or len(sizes) != count:
         op.refuse(f"its parts {sizes} do not make up {size}")
     ends = np.cumsum(sizes).tolist()
-    rows = x[axis].rows
-    assert rows is not None
     parts = [
-        (ONE if length == 1 and size == 1 else Axis(rows[end - length : end]))
+        op.part(x[axis], slice(end - length, end))
         for end, length in zip(ends, sizes, strict=True)
     ]
     for index, piece in enumerate(parts):
@@ -94,15 +92,13 @@ def slice_(op: Op) -> None:
             out[axis] = op.frozen(dims[axis] if dims is not None else None, "takes a part")
             continue
         where = np.arange(size)[_python_slice(start, end, step)]
-        rows = x[axis].rows
-        assert rows is not None
         if size == 1:
             out[axis] = ONE if len(where) == 1 else op.frozen(0, "takes nothing")
         elif len(where) == size and step == 1:
             # Everything: the bounds may stay unless they come to be too small.
             _keep_bounds(op, x[axis], position, 0, size)
         elif step == 1 and len(where):
-            out[axis] = Axis(rows[where])
+            out[axis] = op.part(x[axis], where)
             _keep_bounds(op, x[axis], position, int(where[0]), int(where[-1]) + 1)
         else:
             op.whole([x[axis]], f"takes every {step}th of it")
@@ -182,7 +178,7 @@ def gather(op: Op) -> None:
         shape = [op.frozen(int(dim), "takes fixed positions") for dim in where.shape]
         op.output([*x[:axis], *shape, *x[axis + 1 :]])
         return
-    taken = Axis(rows[where])
+    taken = op.part(x[axis], where)
     op.output([*x[:axis], taken, *x[axis + 1 :]])
     size = len(rows)
 

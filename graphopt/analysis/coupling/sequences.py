@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from graphopt.analysis.coupling.cut import Cut
-from graphopt.analysis.coupling.rules import ONE, Axis, Op, rule
+from graphopt.analysis.coupling.rules import Op, rule
 
 __all__: list[str] = []
 
@@ -18,8 +18,8 @@ def split_to_sequence(op: Op) -> None:
     """The tensors are pieces of the axis; their sizes are kept right."""
     x = op.axes(0)
     axis = op.axis(op.attr_int("axis", 0), len(x))
-    size, rows = x[axis].size, x[axis].rows
-    if size is None or rows is None or not op.has(1):
+    size = x[axis].size
+    if size is None or not op.has(1):
         op.refuse("how it divides an axis is not known")
     numbers = op.numbers(1)
     given = op.integers(1)
@@ -30,7 +30,7 @@ def split_to_sequence(op: Op) -> None:
         op.refuse(f"its parts {given} do not make up {size}")
     ends = np.cumsum(given).tolist()
     parts = [
-        ONE if size == 1 else Axis(rows[end - length : end])
+        op.part(x[axis], slice(end - length, end))
         for end, length in zip(ends, given, strict=True)
     ]
     op.coupling.sequences[op.node.outputs[0]] = [

@@ -364,6 +364,12 @@ CASES = {
         "float[8, 10] w, float[4, 3] u, float[6, 3] v",
         opset=11,
     ),
+    "split_off_one_channel": Case(
+        """h = MatMul(x, w)  a, b = Split<axis = 1>(h, parts)  m = Mul(a, b)
+           y = MatMul(m, v)""",
+        {"w:1": 5},
+        "float[8, 6] w, int64[2] parts = {5, 1}, float[5, 3] v",
+    ),
     "split_gate": Case(
         """h = MatMul(x, w)  a, b = Split<axis = -1, num_outputs = 2>(h)  s = Sigmoid(b)
            m = Mul(a, s)  y = MatMul(m, v)""",
