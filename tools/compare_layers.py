@@ -1,0 +1,168 @@
+r"""Compare two models tensor by tensor: where do they part?
+
+Steps:
+  1. Each tensor of ORIGINAL is looked for in CANDIDATE: by its name or, where a rewrite gave
+     its data to another tensor, through the ledger of the run that made CANDIDATE.
+  2. Both are run on the same samples in onnxruntime, without its optimizations, portion by
+     portion: each run returns as many tensors as the memory budget allows.
+  3. A table shows, in the order of computation, the error, the signal-to-noise ratio and the
+     ranges of every tensor, then the first tensor over the threshold, and the layers that add
+     most noise: for a quantized model, the layers to blame.
+
+Typical usage:
+  graphopt optimize model.onnx -o fast.onnx --json > run.json
+  python -m graphopt.tools.compare_layers model.onnx fast.onnx --ledger run.json
+  python -m graphopt.tools.compare_layers model.onnx int8.onnx --ledger run.json \
+      --data samples.npz --sqnr 20 --worst 5
+
+Exit code: 0 if no tensor is over the threshold, 1 if one is.
+
+Known limitations: tensors inside If, Loop and Scan cannot be looked at from outside. A tensor
+that CANDIDATE does not compute any more (it was folded, or fused into another) is left out;
+the last line says how many. What a layer adds is estimated from the noise at its inputs and
+its output.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import pathlib
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from graphopt.debug import script
+
+if TYPE_CHECKING:
+    from graphopt.debug.layers import Layer
+
+__all__ = ["main"]
+
+SCHEMA = "graphopt/compare-layers/1"
+
+
+@click.command("compare_layers", cls=script.Tool, help=__doc__)
+@click.argument("original", type=script.PATH)
+@click.argument("candidate", type=script.PATH)
+@click.option("--ledger", type=script.PATH, help="JSON of the run that made CANDIDATE.")
+@click.option("--data", type=script.PATH, help="Samples: an .npz, or a folder of them.")
+@click.option("--batch-size", type=int, help="Samples of an .npz that form one feed.")
+@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--samples", "count", type=click.IntRange(1), default=4, show_default=True)
+@click.option("--sqnr", type=float, help="Threshold in dB. Default: the tolerance.")
+@click.option("--rtol", type=float, help="Tolerance, relative to the tensor.")
+@click.option("--worst", "top", type=click.IntRange(0), default=5, show_default=True,
+              help="How many layers to blame.")  # fmt: skip
+@click.option("--all", "everything", is_flag=True, help="List tensors that are equal too.")
+@click.option("--memory", type=click.IntRange(1), default=64, show_default=True,
+              help="Megabytes of tensors that one run may return.")  # fmt: skip
+@click.option("--timeout", type=float, default=600.0, show_default=True, help="For one run.")
+def main(original: pathlib.Path, candidate: pathlib.Path, as_json: bool, **given: Any) -> int:
+    """Run the tool; see the module docstring."""
+    from graphopt import model_io
+    from graphopt.answers import first_feeds
+    from graphopt.debug.layers import compare_layers, match_names, worst
+    from graphopt.debug.ledgers import read_ledger
+    from graphopt.runtime import Runtime
+    from graphopt.samples import Samples
+    from graphopt.validation import Tolerance, tolerance_of
+
+    left, right = model_io.load(original), model_io.load(candidate)
+    ledger = read_ledger(given["ledger"]) if given["ledger"] else None
+    specs = model_io.input_specs(left)
+    samples = (
+        Samples.from_path(given["data"], specs, batch_size=given["batch_size"])
+        if given["data"]
+        else Samples.synthetic(specs, seed=given["seed"])
+    )
+    tolerance = Tolerance(given["rtol"]) if given["rtol"] is not None else tolerance_of(left)
+    names = match_names(left, right, ledger)
+    total = sum(len(node.outputs) for node in left.graph)
+    with Runtime(given["timeout"]) as runtime:
+        layers = compare_layers(
+            original,
+            candidate,
+            names,
+            first_feeds(samples, given["count"]),
+            runtime,
+            tolerance=tolerance,
+            graph=left.graph,
+            budget_bytes=given["memory"] << 20,
+        )
+    first = next((layer for layer in layers if layer.exceeds(given["sqnr"])), None)
+    blamed = worst(layers, given["top"])
+    if as_json:
+        script.print_json(
+            {
+                "schema": SCHEMA,
+                "first": first and first.name,
+                "worst": [layer.name for layer in blamed],
+                "compared": len(layers),
+                "tensors": total,
+                "layers": [_to_json(layer) for layer in layers],
+            }
+        )
+    else:
+        _print(layers, first, blamed, total, everything=given["everything"])
+    return 1 if first is not None else 0
+
+
+def _print(
+    layers: list[Layer],
+    first: Layer | None,
+    blamed: list[Layer],
+    total: int,
+    *,
+    everything: bool,
+) -> None:
+    shown = [one for one in layers if everything or one.fault or one.noise > 0]
+    if shown:
+        script.print_table(
+            ("tensor", "in the candidate", "operator", "max abs error", "SNR dB", "adds",
+             "range", "there", ""),
+            [_row(layer) for layer in shown],
+        )  # fmt: skip
+        click.echo()
+    if first is None:
+        click.echo("no tensor is over the threshold")
+    else:
+        click.echo(f"first over the threshold: {first.name} ({first.op_type})")
+    for place, layer in enumerate(blamed, 1):
+        click.echo(f"{place}. to blame: {layer.name} ({layer.op_type}), "
+                   f"adds noise of {layer.added_noise:.3g} times its signal")  # fmt: skip
+    equal = sum(layer.difference is not None and layer.noise == 0 for layer in layers)
+    click.echo(f"{len(layers)} of {total} tensors compared, {equal} equal")
+
+
+def _row(layer: Layer) -> tuple[Any, ...]:
+    found = layer.difference
+    return (
+        layer.name,
+        "" if layer.candidate_name == layer.name else layer.candidate_name,
+        layer.op_type,
+        "" if found is None else f"{found.max_abs:.3g}",
+        "" if found is None else f"{found.sqnr_db:.1f}",
+        f"{layer.added_noise:.2g}" if layer.added_noise else "",
+        _range(layer.range),
+        _range(layer.candidate_range),
+        layer.fault,
+    )
+
+
+def _range(ends: tuple[float, float] | None) -> str:
+    return "" if ends is None else f"{ends[0]:.3g} .. {ends[1]:.3g}"
+
+
+def _to_json(layer: Layer) -> dict[str, Any]:
+    data = dataclasses.asdict(layer)
+    figures = data["difference"] or {}
+    for values in (data, figures):
+        for key, value in values.items():
+            if isinstance(value, float) and not math.isfinite(value):
+                values[key] = None
+    return data
+
+
+if __name__ == "__main__":
+    main()
