@@ -13,6 +13,7 @@ import os
 import pathlib
 import pickle
 import tempfile
+import warnings
 from typing import Any
 
 import torch
@@ -80,7 +81,10 @@ def load(path: pathlib.Path) -> Checkpoint:
     if not path.is_file():
         raise CheckpointError("missing", f"{path}: there is no such file.")
     try:
-        fields = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            # Of files that are no checkpoint torch says so twice: a warning, then an error.
+            warnings.simplefilter("ignore", UserWarning)
+            fields = torch.load(path, map_location="cpu", weights_only=True)
         if fields.pop("format") != FORMAT:
             raise CheckpointError("format", f"{path} is a checkpoint of another format.")
         fields["settings"] = Settings(**fields["settings"])

@@ -13,4 +13,5 @@ TEACHER = Settings(epochs=20, lr=0.02, schedule="cosine")
 """Twice as long, and ended softly. Shifted and turned images did not make it better."""
 
 TEMPERATURE, ALPHA = 4.0, 0.9
-"""Anything around them does as well; see the table in ``study``."""
+"""Of five seeds on held-out quarters of the training split: plain 96.1 %, T=4 and alpha=0.9
+97.5 %, the other eight of ``study.GRID`` 96.4 to 97.6 %: it hardly matters."""

@@ -77,4 +77,4 @@ def _ask_onnx(teacher: pathlib.Path, images: np.ndarray) -> np.ndarray:
             session.run({spec.name: images[start : start + size]})[session.output_names[0]]
             for start in range(0, len(images), size)
         ]
-    return np.concatenate(parts)
+    return np.concatenate([np.atleast_1d(part) for part in parts])
