@@ -340,6 +340,8 @@ class Edit:
         self._relieve(old)
         self._rename(old, self.fresh_name(f"{name}_replaced"))
         self._rename(new, name)
+        if (source := new.producer()) is not None:
+            self._change(source)
         self.set_type(new, old.type, old.shape.copy() if old.shape is not None else None)
         positions = [index for index, value in enumerate(graph.outputs) if value is old]
         for index in positions:
@@ -423,6 +425,20 @@ class Edit:
             # The order of attributes is part of the file.
             node.attributes.clear()
             node.attributes.update(before)
+
+        self._undo.append(undo)
+
+    def set_opset(self, domain: str, version: int) -> None:
+        """Import ``version`` of the operator set ``domain``; the nodes are the caller's."""
+        imports = self.model.opset_imports
+        old = imports.get(domain)
+        imports[domain] = version
+
+        def undo() -> None:
+            if old is None:
+                del imports[domain]
+            else:
+                imports[domain] = old
 
         self._undo.append(undo)
 
