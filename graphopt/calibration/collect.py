@@ -1,137 +1,145 @@
-"""Runs a model on samples and takes statistics of its activations, feed by feed.
+"""Runs a model on samples and accumulates what is asked about its activations, feed by feed.
 
 Only one feed's activations are ever in memory. The feeds may be spread over the workers of an
-executor: each runs its share and returns statistics, and merging these gives what one worker
-would have found.
+executor: each runs its share and returns accumulators, which are merged in the order of the
+shares, so that the result does not depend on the number of workers or on which is faster.
 """
 
 from __future__ import annotations
 
+import copy
 import itertools
 import os
 import tempfile
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
-from typing import TYPE_CHECKING, Any
+from concurrent.futures import Executor, Future
+from typing import TYPE_CHECKING, Any, Protocol, Self, TypeAlias, TypeVar
 
 import numpy.typing as npt
 import onnx_ir as ir
 
 from graphopt import model_io
 from graphopt.calibration.statistics import TensorStatistics
-from graphopt.errors import SamplesError
 
 if TYPE_CHECKING:
     from graphopt.passbase import Context
     from graphopt.runtime import Session
     from graphopt.samples import Samples
 
-__all__ = ["collect", "inner"]
+__all__ = ["Accumulator", "accumulate", "collect"]
 
-Statistics = dict[str, TensorStatistics]
-Feed = Mapping[str, npt.NDArray[Any]]
+Feed: TypeAlias = Mapping[str, npt.NDArray[Any]]
+
+
+class Accumulator(Protocol):
+    """Takes in the values of a tensor, and can be added to another of its kind."""
+
+    def update(self, values: npt.NDArray[Any], feed: int) -> None:
+        """Take in an array that came from the feed of this index."""
+        ...
+
+    def merge(self, other: Self, /) -> None:
+        """Add what ``other`` has taken in."""
+        ...
+
+
+A = TypeVar("A", bound=Accumulator)
 
 
 def collect(
     model: ir.Model, values: Sequence[str], samples: Samples, context: Context
-) -> Statistics:
-    """Return statistics of ``values`` over all ``samples``.
+) -> dict[str, TensorStatistics]:
+    """Return statistics of ``values`` over all ``samples``; see ``accumulate``."""
+    return accumulate(model, {name: TensorStatistics() for name in values}, samples, context)
+
+
+def accumulate(
+    model: ir.Model, empty: Mapping[str, A], samples: Samples, context: Context
+) -> dict[str, A]:
+    """Run ``model`` on all ``samples`` and return an accumulator for each value asked for.
 
     Args:
         model: The model.
-        values: Names of float32 values of the main graph; graph inputs are allowed.
+        empty: Name of a value of the main graph (graph inputs are allowed) -> an accumulator
+            that has seen nothing; not changed itself.
         samples: What to run it on.
-        context: Gives the runtime, and takes the progress.
+        context: Gives the runtime and the executor, and takes the progress.
 
     Raises:
-        SamplesError: There is no sample, or all of them are empty.
+        SamplesError: There is no sample, or one does not fit the model.
         ExecutionError: onnxruntime does not run the model.
     """
     task = context.progress.track("calibrating")
-    statistics = {name: TensorStatistics() for name in values}
-    feeds = 0
+    result = {name: copy.deepcopy(accumulator) for name, accumulator in empty.items()}
     if context.executor is None:
-        with context.runtime.session(model, outputs=inner(model, values)) as session:
+        with context.runtime.session(model, outputs=_inner(model, empty)) as session:
             for index, feed in enumerate(samples.feeds()):
-                _observe(session, feed, index, statistics)
-                feeds += 1
+                _observe(session, feed, index, result)
                 task.advance()
     else:
-        for size, part in _spread(model, values, samples, context.executor):
-            for name, stats in part.items():
-                statistics[name].merge(stats)
-            feeds += size
+        for size, part in _spread(model, empty, samples, context.executor):
+            for name, accumulator in part.items():
+                result[name].merge(accumulator)
             task.advance(size)
     task.close()
-    _check(statistics, feeds)
-    return statistics
+    return result
 
 
 _SHARE = 16
 """Feeds that a worker gets at a time: loading the model is paid once for so many."""
 _WAITING = 8
-"""Shares that are handed out and not answered yet: the feeds of these are in memory."""
+"""Shares that are handed out and not merged yet: the feeds of these are in memory."""
 
 
 def _spread(
-    model: ir.Model, values: Sequence[str], samples: Samples, executor: Executor
-) -> Iterator[tuple[int, Statistics]]:
-    """Yield (number of feeds, statistics) of each share, as the workers finish them."""
+    model: ir.Model, empty: Mapping[str, A], samples: Samples, executor: Executor
+) -> Iterator[tuple[int, dict[str, A]]]:
+    """Yield (number of feeds, accumulators) of each share, in order."""
     with tempfile.TemporaryDirectory(prefix="graphopt-") as folder:
         path = os.path.join(folder, "model.onnx")
         model_io.save(model, path)
-        wanted = list(values), inner(model, values)
+        outputs = _inner(model, empty)
         feeds = enumerate(samples.feeds())
-        running: set[Future[tuple[int, Statistics]]] = set()
+        waiting: deque[Future[tuple[int, dict[str, A]]]] = deque()
         while True:
             share = list(itertools.islice(feeds, _SHARE))
             if share:
-                running.add(executor.submit(_observe_share, path, *wanted, share))
-            if not running:
+                waiting.append(
+                    executor.submit(_observe_share, path, dict(empty), outputs, share)
+                )
+            if not waiting:
                 return
-            if share and len(running) < _WAITING:
-                continue
-            done, running = wait(running, return_when=FIRST_COMPLETED)
-            for future in done:
-                yield future.result()
+            if not share or len(waiting) >= _WAITING:
+                yield waiting.popleft().result()
 
 
 def _observe_share(
-    path: str, values: list[str], outputs: list[str], share: Sequence[tuple[int, Feed]]
-) -> tuple[int, Statistics]:
-    """Take the statistics of some feeds; runs in a worker, next to nothing else."""
+    path: str,
+    accumulators: dict[str, A],
+    outputs: list[str],
+    share: Sequence[tuple[int, Feed]],
+) -> tuple[int, dict[str, A]]:
+    """Take in some feeds; runs in a worker, which got copies of all its arguments."""
     from graphopt.runtime import Runtime
 
-    statistics = {name: TensorStatistics() for name in values}
+    accumulators = copy.deepcopy(accumulators)  # a thread got no copies
     with Runtime() as runtime, runtime.session(path, outputs=outputs) as session:
         for index, feed in share:
-            _observe(session, feed, index, statistics)
-    return len(share), statistics
+            _observe(session, feed, index, accumulators)
+    return len(share), accumulators
 
 
-def inner(model: ir.Model, values: Iterable[str]) -> list[str]:
+def _inner(model: ir.Model, values: Iterable[str]) -> list[str]:
     """Return those of ``values`` that the model has to be asked for: not its inputs."""
     inputs = {value.name for value in model.graph.inputs}
     return [name for name in values if name not in inputs]
 
 
-def _observe(session: Session, feed: Feed, index: int, statistics: Statistics) -> None:
-    """Run one feed and take the values that ``statistics`` has entries for."""
+def _observe(
+    session: Session, feed: Feed, index: int, accumulators: Mapping[str, Accumulator]
+) -> None:
+    """Run one feed and take in the values that there are accumulators for."""
     results = session.run(feed)
-    for name, stats in statistics.items():
-        array = results[name] if name in results else feed[name]
-        stats.update(array, index)
-
-
-def _check(statistics: Statistics, feeds: int) -> None:
-    if not feeds:
-        raise SamplesError(
-            "none",
-            "the samples are empty; ranges of activations need at least one.",
-            hint="A few dozen typical inputs are enough.",
-        )
-    if statistics and not any(stats.count for stats in statistics.values()):
-        raise SamplesError(
-            "empty",
-            f"all {feeds} samples have a size of 0; the activations took no value.",
-        )
+    for name, accumulator in accumulators.items():
+        accumulator.update(results[name] if name in results else feed[name], index)

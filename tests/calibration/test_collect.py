@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 
 import graphs
 import numpy as np
 import pytest
 
-from graphopt.calibration.collect import collect
+from graphopt.calibration.channels import ChannelStatistics
+from graphopt.calibration.collect import accumulate, collect
 from graphopt.errors import SamplesError
 from graphopt.passbase import Context
 from graphopt.samples import Samples
@@ -47,13 +48,13 @@ def test_workers_find_what_one_finds(context: Context) -> None:
 
 
 def test_no_sample_is_refused(context: Context) -> None:
-    with pytest.raises(SamplesError, match="the samples are empty"):
+    with pytest.raises(SamplesError, match="there is no feed"):
         collect(graphs.load(MODEL), ["y"], Samples.from_feeds([]), context)
 
 
 def test_samples_without_elements_are_refused(context: Context) -> None:
     nothing = Samples.from_feeds([{"x": np.zeros((0, 3), np.float32)}] * 2)
-    with pytest.raises(SamplesError, match="all 2 samples have a size of 0"):
+    with pytest.raises(SamplesError, match="every array is empty"):
         collect(graphs.load(MODEL), ["y"], nothing, context)
 
 
@@ -68,3 +69,16 @@ def test_overflow_inside_the_model_is_remembered_with_its_sample(context: Contex
     found = collect(graphs.load(MODEL), ["y"], Samples.from_feeds(big), context)
     assert found["y"].not_finite == 3
     assert found["y"].first_not_finite == 2
+
+
+def test_workers_of_any_kind_leave_the_empty_accumulators_alone(context: Context) -> None:
+    empty = {"y": ChannelStatistics()}
+    with ThreadPoolExecutor(2) as executor:
+        context.executor = executor
+        samples = Samples.from_feeds(
+            [{"x": np.full((2, 3), i, np.float32)} for i in range(40)]
+        )
+        found = accumulate(graphs.load(MODEL), empty, samples, context)["y"]
+    assert empty["y"].count == 0
+    assert found.count == 80
+    assert found.high.tolist() == [39**2] * 3
