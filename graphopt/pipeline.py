@@ -44,7 +44,7 @@ PRESETS: dict[str, str] = {
     "simplify": SIMPLIFY,
     "default": DEFAULT,
     "int8-dynamic": f"{DEFAULT},quantize-dynamic",
-    "int8-static": f"{DEFAULT},quantize-static",
+    "int8-static": f"upgrade-opset{{to=13}},{DEFAULT},quantize-static",
     "half": f"{DEFAULT},quantize-dynamic{{scope=half}}",
     "prune": f"{DEFAULT},prune-channels",
 }
