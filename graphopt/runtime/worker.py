@@ -1,4 +1,4 @@
-"""The child process: the only place where onnxruntime is imported.
+"""The child process: the only one in which onnxruntime is imported.
 
 Started as ``python -m graphopt.runtime.worker SOCKET``; answers one request at a time. A
 request is ``(operation, keywords)`` with arrays, an answer ``("ok", value)`` with arrays or
@@ -9,7 +9,6 @@ imports numpy and onnxruntime only, and ends when its parent does.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import gc
 import os
 import resource
@@ -26,98 +25,15 @@ import numpy as np
 import onnxruntime as ort
 
 from graphopt.runtime import rounds
-from graphopt.runtime.wire import Channel, ClosedError, Opaque
+from graphopt.runtime.loaded import Loaded, RefusedError, load, size_of, text_of
+from graphopt.runtime.wire import Channel, ClosedError
 
 __all__ = ["main"]
 
 Answer: TypeAlias = "tuple[tuple[Any, ...], Sequence[Any]]"
 
-_LEVELS = {
-    "disable": ort.GraphOptimizationLevel.ORT_DISABLE_ALL,
-    "basic": ort.GraphOptimizationLevel.ORT_ENABLE_BASIC,
-    "extended": ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED,
-    "all": ort.GraphOptimizationLevel.ORT_ENABLE_ALL,
-}
-# The element types that numpy does not have, as onnxruntime calls them.
-_OPAQUE = {
-    f"tensor({name})"
-    for name in (
-        "bfloat16", "float8e4m3fn", "float8e4m3fnuz", "float8e5m2", "float8e5m2fnuz",
-        "float8e8m0", "float4e2m1", "uint4", "int4", "uint2", "int2",
-    )
-}  # fmt: skip
 # What onnxruntime itself needs for a small node, threads and code included.
 _SPARE_BYTES = 1 << 28
-
-
-class _RefusedError(Exception):
-    """onnxruntime does not load a model."""
-
-
-class _Loaded:
-    """A session and what running it needs to know."""
-
-    def __init__(self, session: ort.InferenceSession) -> None:
-        self._session = session
-        self.inputs = [(i.name, i.type, i.shape) for i in session.get_inputs()]
-        self.outputs = [(o.name, o.type, o.shape) for o in session.get_outputs()]
-        self.overridable = [
-            (o.name, o.type, o.shape) for o in session.get_overridable_initializers()
-        ]
-        self._names = [name for name, _, _ in self.outputs]
-        self._opaque = any(kind in _OPAQUE for _, kind, _ in self.outputs)
-
-    def run(self, feeds: Mapping[str, Any]) -> list[Any]:
-        if not self._opaque and not any(isinstance(v, Opaque) for v in feeds.values()):
-            return list(self._session.run(self._names, feeds))
-        values = {name: _to_ort(value) for name, value in feeds.items()}
-        results = self._session.run_with_ort_values(self._names, values)
-        return [_from_ort(value) for value in results]
-
-
-def _to_ort(value: Any) -> ort.OrtValue:
-    if not isinstance(value, Opaque):
-        return ort.OrtValue.ortvalue_from_numpy(value)
-    # Allocated and filled: the constructor from an array knows no packed types.
-    out = ort.OrtValue.ortvalue_from_shape_and_type(list(value.shape), value.element_type)
-    size = out.tensor_size_in_bytes()
-    if size != value.data.nbytes:
-        raise ValueError(f"{value.data.nbytes} bytes of data for a tensor of {size}")
-    if size:
-        ctypes.memmove(out.data_ptr(), value.data.ctypes.data, size)
-    return out
-
-
-def _from_ort(value: ort.OrtValue) -> Any:
-    if not value.is_tensor() or value.data_type() not in _OPAQUE:
-        return value.numpy()
-    data = np.empty(value.tensor_size_in_bytes(), np.uint8)
-    if data.nbytes:
-        ctypes.memmove(data.ctypes.data, value.data_ptr(), data.nbytes)
-    return Opaque(value.element_type(), tuple(value.shape()), data)
-
-
-def _load(
-    model: bytes | str, level: str, threads: int, config: Mapping[str, str], arena: bool = True
-) -> _Loaded:
-    options = ort.SessionOptions()
-    options.graph_optimization_level = _LEVELS[level]
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.log_severity_level = 3
-    options.enable_cpu_mem_arena = arena
-    try:
-        for key, value in config.items():
-            if key == "optimized_model_filepath":
-                options.optimized_model_filepath = value
-            else:
-                options.add_session_config_entry(key, value)
-        session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-    except MemoryError:
-        raise
-    except Exception as error:
-        raise _RefusedError(_text(error)) from error
-    return _Loaded(session)
 
 
 class _Server:
@@ -125,8 +41,8 @@ class _Server:
 
     def __init__(self, report: Callable[[Any], None]) -> None:
         self._report = report
-        self._sessions: dict[int, _Loaded] = {}
-        self._nodes: dict[int, _Loaded] = {}
+        self._sessions: dict[int, Loaded] = {}
+        self._nodes: dict[int, Loaded] = {}
         self._base_bytes = _address_space()
         self._limit_bytes = 0
 
@@ -144,7 +60,7 @@ class _Server:
         config: Mapping[str, str],
     ) -> Answer:
         """Load the model at a path, or the one whose bytes are the only value."""
-        loaded = _load(values[0].tobytes() if model is None else model, level, threads, config)
+        loaded = load(values[0].tobytes() if model is None else model, level, threads, config)
         self._sessions[key] = loaded
         return ("ok", (loaded.inputs, loaded.outputs, loaded.overridable)), ()
 
@@ -172,7 +88,7 @@ class _Server:
         """
         for key in forget:
             self._nodes.pop(key, None)
-        self._limit(2 * max_bytes + 4 * sum(map(_size, values)))
+        self._limit(2 * max_bytes + 4 * sum(map(size_of, values)))
         supply = iter(values)
         answers: list[int | tuple[str, str]] = []
         results: list[Any] = []
@@ -180,12 +96,12 @@ class _Server:
             feeds = {name: next(supply) for name in names}
             try:
                 if model is not None:
-                    self._nodes[key] = _load(model, "disable", 1, {}, arena=False)
+                    self._nodes[key] = load(model, "disable", 1, {}, arena=False)
                 outputs = self._nodes[key].run(feeds)
             except Exception as error:
                 answers.append(_case(error))
                 continue
-            size = sum(map(_size, outputs))
+            size = sum(map(size_of, outputs))
             if size > max_bytes:
                 text = f"the result has {size} bytes, and {max_bytes} are allowed"
                 answers.append(("refused", text))
@@ -234,14 +150,6 @@ class _Server:
         return ("ok", None), ()
 
 
-def _size(value: Any) -> int:
-    if isinstance(value, Opaque):
-        return value.data.nbytes
-    if isinstance(value, np.ndarray):
-        return int(value.nbytes)
-    return sum(_size(item) for item in value) if isinstance(value, list) else 0
-
-
 def _address_space() -> int:
     """Return the bytes of address space in use; 0 where the system does not tell."""
     try:
@@ -251,14 +159,10 @@ def _address_space() -> int:
         return 0
 
 
-def _text(error: BaseException) -> str:
-    return str(error) or type(error).__name__
-
-
 def _case(error: Exception) -> tuple[str, str]:
     if isinstance(error, MemoryError):
         return "failed", "it needs more memory than it may use"
-    return "refused" if isinstance(error, _RefusedError) else "failed", _text(error)
+    return "refused" if isinstance(error, RefusedError) else "failed", text_of(error)
 
 
 def _watch(end: socket.socket, parent: int) -> None:

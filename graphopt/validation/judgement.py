@@ -188,11 +188,10 @@ class Judgement:
         self.levels[-1] = self._judged(like)
 
     def _find_random(self, reference: Key) -> None:
-        """Look among the outputs that failed for those that are another each time."""
+        """Where outputs failed, look for those that are another each time."""
         failed = [o for level in self.levels for o in level.outputs if not o.passed]
         for index in sorted({o.difference.worst_sample or 0 for o in failed}):
             self._random |= self._stream.random_outputs(reference, index, self.tolerance)
-        self._random &= {output.name for output in failed}
         if self._random:
             names = ", ".join(map(repr, sorted(self._random)))
             self.notes.append(f"{names}: {_NOT_COMPARED} (random numbers)")
