@@ -73,33 +73,34 @@ def token_feeds(tokenizer: pathlib.Path, lines: Sequence[str], batch: int) -> It
 def text_feeds(count: int, batch: int, seed: int = 0) -> Iterator[Feed]:
     """Give rendered lines of text: ``x``, float32 [batch, 3, 48, width] in [-1, 1].
 
-    Lines differ in words, size, contrast and noise; feeds in width. A line that is too long
-    is squeezed, a short one is padded with grey on the right, as the model's own
-    preprocessing does.
+    Lines differ in words, size, contrast and noise. As in the model's own preprocessing, a
+    line keeps its proportions and is padded with grey on the right to the longest of its
+    batch, so feeds differ in width.
 
     Raises:
         FetchError: pillow is not installed.
     """
     rng = np.random.default_rng(seed)
     words = sorted(set(re.findall(r"[A-Za-z]+", " ".join(sentences(400)))))
-    for index in range(0, count, batch):
-        width = (160, 240, 320)[index // batch % 3]
-        lines = np.zeros((batch, 3, _HEIGHT, width), np.float32)
-        for line in lines:
+    for _ in range(0, count, batch):
+        lines = []
+        for _ in range(batch):
             text = " ".join(rng.choice(words) for _ in range(int(rng.integers(1, 4))))
             if rng.random() < 0.3:
                 text += f" {rng.integers(10, 99999)}"
-            pixels = _render(text, width, rng)
-            line[:, :, : pixels.shape[1]] = pixels
-        yield {"x": lines}
+            lines.append(_render(text, rng))
+        x = np.zeros((batch, 3, _HEIGHT, max(line.shape[1] for line in lines)), np.float32)
+        for row, line in zip(x, lines, strict=True):
+            row[:, :, : line.shape[1]] = line
+        yield {"x": x}
 
 
 _HEIGHT = 48
 """Pixels; what the text recognition was trained on."""
 
 
-def _render(text: str, width: int, rng: np.random.Generator) -> np.ndarray:
-    """Return ``text`` as float32 [48, at most width] in [-1, 1], with noise."""
+def _render(text: str, rng: np.random.Generator) -> np.ndarray:
+    """Return ``text`` as float32 [48, width] in [-1, 1], with noise."""
     try:
         from PIL import Image, ImageDraw, ImageFont
     except ImportError as error:
@@ -113,9 +114,9 @@ def _render(text: str, width: int, rng: np.random.Generator) -> np.ndarray:
     size = (right - left + 2 * margin, bottom - top + 2 * margin)
     image = Image.new("L", size, paper)
     ImageDraw.Draw(image).text((margin - left, margin - top), text, font=font, fill=ink)
-    scaled = max(16, round(size[0] * _HEIGHT / size[1]))
-    image = image.resize((min(scaled, width), _HEIGHT), Image.Resampling.BILINEAR)
-    pixels = np.asarray(image) + rng.normal(0, rng.uniform(0, 12), (_HEIGHT, image.width))
+    width = max(16, round(size[0] * _HEIGHT / size[1]))
+    image = image.resize((width, _HEIGHT), Image.Resampling.BILINEAR)
+    pixels = np.asarray(image) + rng.normal(0, rng.uniform(0, 12), (_HEIGHT, width))
     return (np.clip(pixels, 0, 255) / 127.5 - 1).astype(np.float32)
 
 
