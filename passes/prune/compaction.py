@@ -19,7 +19,7 @@ from graphopt.analysis.coupling.graph import Site
 from graphopt.analysis.coupling.groups import Dimensions, Group
 from graphopt.analysis.coupling.rules import Axis, Fix
 from graphopt.analysis.facts import tensor_of
-from graphopt.edit import Edit, Rewriter
+from graphopt.edit import Edit, Rewrite, Rewriter
 
 __all__ = ["Compactor"]
 
@@ -43,10 +43,20 @@ class Compactor:
         self._fix_order = {fix: i for i, fix in enumerate(dimensions.coupling.fixes)}
         self._site_order = {site: i for i, site in enumerate(dimensions.coupling.sites)}
 
-    def cut(self, group: Group, removed: Sequence[int] | np.ndarray) -> bool:
+    def alive(self, axis: Axis) -> np.ndarray:
+        """Return which of the original indices of ``axis`` are left: bool ``[size]``."""
+        return self.dimensions.alive(axis, self.dead)
+
+    def cut(
+        self,
+        group: Group,
+        removed: Sequence[int] | np.ndarray,
+        prepare: Rewrite | None = None,
+    ) -> bool:
         """Remove the indices ``removed`` of ``group``; return whether that was done.
 
-        It is not when the limit of rewrites is reached or when a guard objects.
+        It is not when the limit of rewrites is reached or when a guard objects. ``prepare``
+        makes edits of the same application before anything is removed.
 
         Raises:
             ValueError: The group is needed whole, or nothing of it would be left.
@@ -65,6 +75,8 @@ class Compactor:
 
         def rewrite(edit: Edit) -> None:
             edit.note(f"{group.name}: {group.size} -> {group.size - len(removed)}")
+            if prepare is not None:
+                prepare(edit)
             self._slice_constants(edit, touched, before, left)
             self._run_fixes(edit, touched, lengths)
             self._refresh_shapes(edit, touched, left)

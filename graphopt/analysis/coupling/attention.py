@@ -51,6 +51,7 @@ def _divide(op: Op, q: Axis, k: Axis, v: Axis, heads: int, shared: int) -> _Head
     op.unify(of_query, of_key)
     op.unify(of_query, of_value)
     op.unify(query_width, key_width)
+    op.mixes(of_query, repeats, query_width, of_width)
     return _Heads(of_query, repeats, query_width, of_width)
 
 
@@ -200,6 +201,7 @@ def standard_attention(op: Op) -> None:
         op.unify(k[1], v[1])
         op.unify(q[3], k[3])
         heads = _Heads(of_query, repeats, q[3], v[3])
+        op.mixes(q[1], q[3], v[3])
         batch, length = q[0], q[2]
     _bias_of_scores(op, 3, heads.queries(op))
     _caches(op, heads, (4, 5))

@@ -126,6 +126,7 @@ def conv_transpose(op: Op) -> None:
         out = w[1]
     else:
         blocks, _ = op.split(w[0], [group, w[0].size // group])
+        op.mixes(w[0])
         out = op.merge([blocks, w[1]])
         op.count("group", blocks)
     dims = op.dims()

@@ -31,11 +31,13 @@ class Site:
 
     Attributes:
         value: The constant.
+        tensor: Its data in the model as it was analysed.
         axes: Its axes.
         uses: Node and input index of every use with these axes.
     """
 
     value: ir.Value
+    tensor: ir.TensorProtocol
     axes: tuple[Axis, ...]
     uses: list[tuple[ir.Node, int]] = dataclasses.field(default_factory=list)
 
@@ -43,13 +45,6 @@ class Site:
     def name(self) -> str:
         """Name of the constant."""
         return self.value.name or ""
-
-    @property
-    def tensor(self) -> ir.TensorProtocol:
-        """The tensor in the model as it was analysed."""
-        tensor = tensor_of(self.value)
-        assert tensor is not None
-        return tensor
 
 
 class Coupling:
@@ -62,6 +57,7 @@ class Coupling:
         fixes: What else must change at a node when an axis becomes shorter.
         layers: Every node with a constant weight, and the axes of the weight.
         contractions: Every sum over an axis: the node, and its inputs with that axis.
+        mixed: Axes whose indices a node combines other than in a recorded sum.
         costs: Multiplications: the node, a factor, the axes whose lengths are multiplied.
         statistics: Axes where removing an index changes the others, and what does it.
         refused: Why nothing is known about a node.
@@ -75,6 +71,7 @@ class Coupling:
         self.fixes: list[Fix] = []
         self.layers: list[tuple[ir.Node, tuple[Axis, ...] | None]] = []
         self.contractions: list[tuple[ir.Node, tuple[tuple[int, Axis], ...]]] = []
+        self.mixed: list[Axis] = []
         self.costs: list[tuple[ir.Node, int, tuple[Axis, ...]]] = []
         self.statistics: list[tuple[Axis, str]] = []
         self.refused: list[tuple[ir.Node, str]] = []
@@ -164,7 +161,7 @@ class Coupling:
         site = self._sites.get(key)
         if site is None:
             axes = tuple(ONE if dim == 1 else Axis(self.cells.fresh(dim)) for dim in shape)
-            site = self._sites[key] = Site(value, axes)
+            site = self._sites[key] = Site(value, tensor, axes)
             self.sites.append(site)
             if value.is_graph_output():
                 self._freeze(axes, f"graph output {value.name!r}")

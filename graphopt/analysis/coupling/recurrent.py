@@ -47,6 +47,7 @@ def recurrent(op: Op) -> None:
         peepholes = op.axes(7)
         op.whole(peepholes[:1], "holds its directions there")
         op.unify(peepholes[1], _gated(op, 3, units))
+    op.mixes(units)
     op.layer(1)
     op.layer(2)
     op.cost([w[1], w[2], batch, time], w[0].size or 1)

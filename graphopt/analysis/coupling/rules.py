@@ -312,6 +312,10 @@ class Op:
             self.unify(operands[0][1], axis)
         self.coupling.contractions.append((self.node, operands))
 
+    def mixes(self, *axes: Axis) -> None:
+        """Say that the node combines indices of ``axes`` in ways of its own."""
+        self.coupling.mixed.extend(axes)
+
     def cost(self, axes: Iterable[Axis], times: int = 1) -> None:
         """Say that the node multiplies ``times`` x the product of the lengths of ``axes``."""
         self.coupling.costs.append((self.node, times, tuple(axes)))
