@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
-__all__ = ["bisect", "gallop"]
+__all__ = ["bisect", "gallop", "minimize"]
+
+T = TypeVar("T")
 
 
 def bisect(low: int, high: int, fails: Callable[[int], bool]) -> int:
@@ -37,3 +40,32 @@ def gallop(low: int, fails: Callable[[int], bool], most: int = 1 << 40) -> tuple
             return low, low + step
         low, step = low + step, 2 * step
     raise ValueError(f"nothing up to {most} fails")
+
+
+def minimize(items: Sequence[T], fails: Callable[[list[T]], bool]) -> list[T]:
+    """Return a part of ``items`` that still fails, and of which no single item can go.
+
+    Delta debugging: parts, then what is left without them, in ever smaller portions
+    (A. Zeller and R. Hildebrandt, "Simplifying and Isolating Failure-Inducing Input", IEEE
+    TSE 28(2), 2002, algorithm ddmin). ``items`` as a whole is known to fail; its order stays.
+    """
+    kept = list(items)
+    portions = 2
+    while len(kept) > 1:
+        size = -(-len(kept) // portions)
+        starts = range(0, len(kept), size)
+        parts = [kept[start : start + size] for start in starts]
+        rests = [kept[:start] + kept[start + size :] for start in starts]
+        found = next((part for part in parts if len(part) < len(kept) and fails(part)), None)
+        if found is not None:
+            kept, portions = found, 2
+            continue
+        # Two halves are each other's rest, and were tried.
+        found = next((rest for rest in rests if fails(rest)), None) if portions > 2 else None
+        if found is not None:
+            kept, portions = found, max(portions - 1, 2)
+        elif size == 1:
+            break
+        else:
+            portions = min(2 * portions, len(kept))
+    return kept

@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from graphopt.debug.blame import most_checks
-from graphopt.debug.search import bisect, gallop
+from graphopt.debug.search import bisect, gallop, minimize
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 7, 8, 9, 100, 1000])
@@ -56,3 +58,36 @@ def test_the_promise_of_checks() -> None:
     assert [most_checks(n) for n in (0, 1, 2, 3, 4, 5, 1024, 1025)] == [
         *(2, 2, 3, 4, 4, 5, 12, 13)
     ]
+
+
+@given(st.integers(1, 40), st.data())
+def test_what_is_left_fails_and_nothing_of_it_can_go(size: int, data) -> None:
+    needed = data.draw(st.sets(st.integers(0, size - 1), min_size=1))
+    left = minimize(range(size), lambda items: needed <= set(items))
+    assert left == sorted(needed)
+
+
+@given(st.integers(1, 25), st.randoms(use_true_random=False))
+def test_also_where_failing_has_no_pattern(size: int, rng) -> None:
+    verdicts: dict[tuple[int, ...], bool] = {tuple(range(size)): True}
+
+    def fails(items: list[int]) -> bool:
+        return verdicts.setdefault(tuple(items), rng.random() < 0.3)
+
+    left = minimize(range(size), fails)
+    assert left
+    assert fails(left)
+    if len(left) > 1:
+        assert not any(fails([*left[:i], *left[i + 1 :]]) for i in range(len(left)))
+
+
+def test_the_cost_is_small_where_little_is_needed() -> None:
+    asked = 0
+
+    def fails(items: list[int]) -> bool:
+        nonlocal asked
+        asked += 1
+        return {357, 811} <= set(items)
+
+    assert minimize(range(1000), fails) == [357, 811]
+    assert asked < 120
