@@ -14,7 +14,7 @@ from graphopt.errors import ModelError
 from graphopt.model_io import sniff
 from graphopt.model_io.check_model import Kept, ModelChecker, NotOursError
 from graphopt.model_io.collector import collection_paused
-from graphopt.model_io.source import open_model
+from graphopt.model_io.opening import open_model
 from graphopt.model_io.weights import Weights
 from graphopt.samples import TensorSpec
 

@@ -18,8 +18,8 @@ import onnx_ir as ir
 from graphopt.errors import ModelError, OutputError
 from graphopt.model_io import skeleton, staging, wire
 from graphopt.model_io.loading import kept_of
+from graphopt.model_io.opening import open_model
 from graphopt.model_io.sink import Sink
-from graphopt.model_io.source import open_model
 from graphopt.model_io.tensors import MappedTensor
 from graphopt.model_io.weights import MAX_SKELETON_BYTES, Weights
 
@@ -64,14 +64,18 @@ class Stage:
     """
 
     def __init__(
-        self, destination: pathlib.Path, folder: pathlib.Path, external_data: ExternalData
+        self,
+        destination: pathlib.Path,
+        folder: pathlib.Path,
+        external_data: ExternalData,
+        durable: bool,
     ) -> None:
         self.destination = destination
         self.path = folder / destination.name
         self.external_path: pathlib.Path | None = None
         self._folder = folder
         self._external_data = external_data
-        self._saved: Saved | None = None
+        self._durable = durable
 
     def write(self, model: ir.Model) -> None:
         """Write ``model`` to ``path``; what was written there before is replaced.
@@ -127,7 +131,7 @@ class Stage:
             if self.external_path is not None:
                 external = parent / self.external_path.name
                 old.discard(external.name)
-            staging.move_into_place(files, parent)
+            staging.move_into_place(files, parent, self._durable)
             for name in sorted(old):
                 with contextlib.suppress(OSError):
                     (parent / name).unlink()
@@ -171,7 +175,10 @@ class Stage:
 
 @contextlib.contextmanager
 def staged(
-    path: str | os.PathLike[str], external_data: ExternalData = "auto"
+    path: str | os.PathLike[str],
+    external_data: ExternalData = "auto",
+    *,
+    durable: bool = True,
 ) -> Iterator[Stage]:
     """Give a place next to ``path`` to write a model to, look at it, and commit it.
 
@@ -191,6 +198,8 @@ def staged(
         external_data: Where its weights go: ``always`` to a file of their own (initializers of
             1 KiB and more), ``never`` there unless the file would be too large for protobuf,
             ``auto``: as they were in the model that was read.
+        durable: Wait for the disk, so that not even a power cut loses both the old model and
+            the new one. Not needed for temporary files.
 
     Raises:
         OutputError: Nothing can be written there.
@@ -200,22 +209,26 @@ def staged(
         with staging.reporting(destination):
             staging.check_destination(destination)
             folder = stack.enter_context(staging.staging_folder(destination.parent))
-        yield Stage(destination, folder, external_data)
+        yield Stage(destination, folder, external_data, durable)
 
 
 def save(
-    model: ir.Model, path: str | os.PathLike[str], external_data: ExternalData = "auto"
+    model: ir.Model,
+    path: str | os.PathLike[str],
+    external_data: ExternalData = "auto",
+    *,
+    durable: bool = True,
 ) -> Saved:
     """Write ``model`` to ``path``, whole or not at all.
 
     The same model is the same bytes, and so is what is read back and written again. Weights
-    that are in a file are copied by the kernel; see ``staged`` for ``external_data``.
+    that are in a file are copied by the kernel; see ``staged`` for the options.
 
     Raises:
         OutputError: It cannot be written; what was there is as it was.
         ModelError: The file that holds the weights was changed since it was read.
     """
-    with staged(path, external_data) as stage:
+    with staged(path, external_data, durable=durable) as stage:
         stage.write(model)
         return stage.commit()
 

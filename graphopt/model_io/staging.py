@@ -78,10 +78,14 @@ def staging_folder(parent: pathlib.Path) -> Iterator[pathlib.Path]:
     _remove_abandoned(parent)
     while True:
         folder = pathlib.Path(tempfile.mkdtemp(prefix=_PREFIX, dir=parent))
-        lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        if _lock(lock) and folder.exists():
-            break
-        os.close(lock)  # another process took it for abandoned before it was locked
+        lock = -1
+        # Before it is locked, another process may take it for abandoned and remove it.
+        with contextlib.suppress(FileNotFoundError):
+            lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            if _lock(lock) and folder.exists():
+                break
+        if lock >= 0:
+            os.close(lock)
     try:
         yield folder
     finally:
@@ -89,11 +93,18 @@ def staging_folder(parent: pathlib.Path) -> Iterator[pathlib.Path]:
         os.close(lock)
 
 
-def move_into_place(files: Sequence[pathlib.Path], folder: pathlib.Path) -> None:
+def move_into_place(
+    files: Sequence[pathlib.Path], folder: pathlib.Path, durable: bool
+) -> None:
     """Give ``files`` their place in ``folder``, in this order, each at one stroke.
 
-    Everything is on the disk before the first name changes, and the names are when this
-    returns. A file that is replaced hands on its permissions.
+    A file that is replaced hands on its permissions.
+
+    Args:
+        files: The files.
+        folder: Where they are to be.
+        durable: Everything is on the disk before the first name changes, and the names are
+            when this returns.
     """
     for file in files:
         target = folder / file.name
@@ -101,19 +112,16 @@ def move_into_place(files: Sequence[pathlib.Path], folder: pathlib.Path) -> None
             status = os.lstat(target)
             if stat.S_ISREG(status.st_mode):
                 os.chmod(file, stat.S_IMODE(status.st_mode))
-        descriptor = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        if durable:
+            _sync(file)
     for file in files:
         os.replace(file, folder / file.name)
-    sync_folder(folder)
+    if durable:
+        _sync(folder)
 
 
-def sync_folder(folder: pathlib.Path) -> None:
-    """Bring the names in ``folder`` to the disk."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+def _sync(path: pathlib.Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)
     finally:

@@ -12,7 +12,8 @@ import onnx_ir as ir
 
 from graphopt.errors import ModelError
 from graphopt.model_io import check_tensors, sniff, wire
-from graphopt.model_io.source import SourceFile, open_external
+from graphopt.model_io.opening import open_external
+from graphopt.model_io.source import SourceFile
 from graphopt.model_io.tensors import MappedTensor, SparseTensor
 
 __all__ = ["MAX_SKELETON_BYTES", "MIN_MAPPED_BYTES", "Weights", "all_graphs"]

@@ -928,3 +928,20 @@ def test_the_time_for_many_nodes_grows_with_their_number(tmp_path):
 
     # Four times the nodes; with anything quadratic it is sixteen times as long.
     assert seconds(40_000) < 9 * seconds(10_000)
+
+
+@pytest.mark.parametrize("durable", [True, False])
+def test_everything_is_on_the_disk_before_a_name_changes(tmp_path, monkeypatch, durable):
+    loaded = model_io.load(write(tmp_path / "m.onnx", simple()))
+    calls = []
+    for name in ("fsync", "replace"):
+        real = getattr(os, name)
+
+        def noted(*args, name=name, real=real):
+            calls.append(name)
+            return real(*args)
+
+        monkeypatch.setattr(os, name, noted)
+    model_io.save(loaded, tmp_path / "out.onnx", "always", durable=durable)
+    renames = ["replace", "replace"]
+    assert calls == (["fsync", "fsync", *renames, "fsync"] if durable else renames)
