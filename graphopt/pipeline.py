@@ -37,7 +37,8 @@ SIMPLIFY = (
 DEFAULT = (
     "infer-shapes,"
     "[fold-constants,fold-shapes,eliminate-identity,eliminate-noop,fuse-reshapes,"
-    "fuse-transposes,fuse-conv-batchnorm,eliminate-common-subexpressions,"
+    "fuse-transposes,fuse-conv-batchnorm,fuse-conv-pad,fuse-scale,"
+    "eliminate-common-subexpressions,"
     "eliminate-dead-code,deduplicate-initializers],infer-shapes"
 )
 PRESETS: dict[str, str] = {
