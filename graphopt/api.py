@@ -25,7 +25,7 @@ from graphopt.report.summary import ModelSummary, summarize
 from graphopt.rewrite import Fixpoint
 from graphopt.runtime import Latency, Runtime
 from graphopt.samples import Samples
-from graphopt.validation import Comparison, Metric, Tolerance, compare
+from graphopt.validation import Comparison, Metric, Tolerance, accepted, compare
 
 __all__ = ["Options", "Result", "SamplesLike", "Source", "optimize", "validate"]
 
@@ -174,7 +174,12 @@ def optimize(
             original,
             summarize(before, original),
             given,
-            given or Samples.synthetic(model_io.input_specs(before), seed=options.seed),
+            given
+            or accepted(
+                Samples.synthetic(model_io.input_specs(before), seed=options.seed),
+                original,
+                runtime,
+            ),
             options,
             runtime,
             tuple(instruments),

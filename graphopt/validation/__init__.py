@@ -4,6 +4,7 @@
 """
 
 from graphopt.metrics import Difference, Tolerance
+from graphopt.validation.accepted import AcceptedSamples, accepted
 from graphopt.validation.comparing import compare
 from graphopt.validation.comparison import (
     Comparison,
@@ -15,12 +16,14 @@ from graphopt.validation.comparison import (
 from graphopt.validation.precision import tolerance_of
 
 __all__ = [
+    "AcceptedSamples",
     "Comparison",
     "Difference",
     "LevelComparison",
     "Metric",
     "OutputComparison",
     "Tolerance",
+    "accepted",
     "compare",
     "judge",
     "tolerance_of",

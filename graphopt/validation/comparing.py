@@ -18,6 +18,7 @@ from graphopt.passbase import Progress, Promise
 from graphopt.runtime import Runtime
 from graphopt.runtime.session import Model
 from graphopt.samples import Samples
+from graphopt.validation.accepted import AcceptedSamples, accepted
 from graphopt.validation.bench import Bench, DiffersError
 from graphopt.validation.comparison import Comparison, Metric
 from graphopt.validation.judgement import Judgement
@@ -75,6 +76,7 @@ def compare(
     with contextlib.ExitStack() as stack:
         bench = Bench(runtime, original, candidate)
         stack.callback(bench.close)
+        samples = accepted(samples, original, runtime)
         stream = Stream(bench, samples)
         if progress is not None:
             task = stack.enter_context(contextlib.closing(progress.track("validate")))
@@ -97,5 +99,9 @@ def compare(
         samples=stream.count,
         described=samples.describe(),
         reason=reason or "; ".join(level.reason for level in levels if level.reason),
-        notes=(*stream.notes, *judgement.notes),
+        notes=(
+            *(samples.notes if isinstance(samples, AcceptedSamples) else ()),
+            *stream.notes,
+            *judgement.notes,
+        ),
     )

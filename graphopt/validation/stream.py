@@ -9,7 +9,6 @@ from graphopt.errors import ExecutionError, ValidationError
 from graphopt.metrics import Tolerance
 from graphopt.samples import Feed, Samples
 from graphopt.validation.bench import LEVEL_WORDS, Answer, Bench, DiffersError, Key, Pair
-from graphopt.validation.feeds import Redraw
 
 __all__ = ["Stream"]
 
@@ -23,7 +22,7 @@ class Stream:
 
     Attributes:
         count: Samples that the original ran on.
-        notes: What was done to the samples.
+        notes: What was left out.
         advance: Called after every sample.
     """
 
@@ -33,46 +32,37 @@ class Stream:
         self.advance: Callable[[], None] = lambda: None
         self._bench = bench
         self._samples = samples
-        self._redraw: Redraw | None = None
 
     def measure(self, pairs: Sequence[Pair]) -> list[Pair]:
         """Run all samples and take in their outputs.
 
         Args:
-            pairs: What to compare. The reference of the first is the one whose refusal of a
-                made-up sample is no defect.
+            pairs: What to compare; the reference of the first is the original as it must run.
 
         Returns:
             The pairs, without those whose candidate fails at a level where the original does.
 
         Raises:
             DiffersError: The candidate fails, or its outputs are of other shapes.
-            ValidationError: The original does not run on a sample, or on any made-up one.
+            ValidationError: The original does not run on a sample.
         """
         kept = list(pairs)
         reference = pairs[0].reference
-        keys = list(
-            dict.fromkeys(key for pair in pairs for key in (pair.reference, pair.other))
-        )
-        count, left_out = 0, 0
-        refusal: ExecutionError | None = None
-        for index, drawn in enumerate(self._samples.feeds()):
-            feed: Feed | None = drawn
-            answers = self._run(keys, drawn)
+        ends = [key for pair in pairs for key in (pair.reference, pair.other)]
+        keys = list(dict.fromkeys(ends))
+        count = 0
+        for index, feed in enumerate(self._samples.feeds()):
+            answers = dict(zip(keys, self._bench.run(keys, feed), strict=True))
             answer = answers[reference]
             if isinstance(answer, ExecutionError):
-                refusal = refusal or answer
-                feed = self._replaced(reference, drawn, index, answer)
-                if feed is None:
-                    left_out += 1
-                    continue
-                answers = self._run(keys, feed)
-            assert feed is not None
+                raise ValidationError(
+                    "not-runnable",
+                    f"sample {index} of {self._samples.describe()}: {answer.message}",
+                    hint="The original itself does not run on it.",
+                ) from answer
             kept = [pair for pair in kept if self._take(pair, index, feed, answers)]
             count += 1
             self.advance()
-        if refusal is not None:
-            self._note_refusal(refusal, count, left_out)
         self.count = count
         return kept
 
@@ -85,8 +75,6 @@ class Stream:
             tolerance: Of no importance here: what differs in a bit is random.
         """
         feed = next(itertools.islice(self._samples.feeds(), index, None))
-        if self._redraw is not None:
-            feed = self._redraw.found(feed, index)
         (first,), (second,) = self._bench.run([key], feed), self._bench.run([key], feed)
         if isinstance(first, ExecutionError) or isinstance(second, ExecutionError):
             return set()
@@ -101,9 +89,6 @@ class Stream:
             if pair.meters[name].result().equal < 1:
                 random.add(name)
         return random
-
-    def _run(self, keys: Sequence[Key], feed: Feed) -> dict[Key, Answer]:
-        return dict(zip(keys, self._bench.run(keys, feed), strict=True))
 
     def _take(self, pair: Pair, index: int, feed: Feed, answers: dict[Key, Answer]) -> bool:
         """Take in one sample; return whether the pair can be compared at all."""
@@ -129,38 +114,3 @@ class Stream:
         raise DiffersError(
             f"{LEVEL_WORDS[level]} the candidate fails in sample {index}: {got.message}"
         )
-
-    def _replaced(
-        self, reference: Key, feed: Feed, index: int, error: ExecutionError
-    ) -> Feed | None:
-        """Return a feed in place of one that the original refuses; ``None``: none found."""
-        specs = self._samples.specs
-        if not self._samples.is_synthetic or specs is None:
-            raise ValidationError(
-                "not-runnable",
-                f"sample {index} of {self._samples.describe()}: {error.message}",
-                hint="The original itself does not run on it.",
-            ) from error
-        if self._redraw is None:
-
-            def runs(feed: Feed) -> bool:
-                return not isinstance(self._bench.run([reference], feed)[0], ExecutionError)
-
-            self._redraw = Redraw(specs, runs)
-        return self._redraw.find(feed, index)
-
-    def _note_refusal(self, refusal: ExecutionError, count: int, left_out: int) -> None:
-        if not count:
-            raise ValidationError(
-                "not-runnable",
-                f"the original runs on no made-up sample: {refusal.message}",
-                hint="Pass --data with samples that it accepts.",
-            ) from refusal
-        assert self._redraw is not None
-        note = f"the original refuses some made-up samples ({refusal.message})"
-        if found := self._redraw.describe():
-            note += f"; in their place are some with {found}"
-        if left_out:
-            note += f"; {left_out} were left out"
-        if note not in self.notes:
-            self.notes.append(note)

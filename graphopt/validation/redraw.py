@@ -17,9 +17,11 @@ from graphopt.samples import Feed, TensorSpec
 
 __all__ = ["Redraw"]
 
-# Of dimensions that vary: from what most models accept to what few need. 32 is the stride of
-# most image networks; 224, 299 and 512 are usual sizes of images and of pieces of sound.
-_SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 224, 256, 299, 512)
+# Of dimensions that vary, the usual ones first: 32 is the stride of most image networks, 48
+# the height of a line of text; 224, 299, 512 and 576 are sizes of images and of pieces of
+# sound. In a dimension of 1 hardly anything happens, so that it comes last.
+_SIZES = (32, 48, 64, 16, 128, 224, 256, 320, 512, 576, 299, 8, 4, 2, 1)
+_EQUAL = (16, 8, 4, 32, 64)  # of all dimensions, also the leading ones
 _INTEGERS = ((0, 2), (0, 1), (1, 2))
 # No single input is made larger than this.
 _MAX_ELEMENTS = 1 << 24
@@ -36,10 +38,12 @@ class _Form(NamedTuple):
     sizes: tuple[tuple[str, int], ...] | None
     integers: tuple[int, int]
 
-    def describe(self) -> str:
+    def describe(self, whole: bool) -> str:
+        """Return it in words; ``whole``: with the range of integers."""
         low, high = self.integers
         words = [f"{name}={size}" for name, size in self.sizes or ()]
-        words.append(f"integers {low}" if high == low + 1 else f"integers {low} to {high - 1}")
+        if whole:
+            words.append(f"integers {low}" + (f" to {high - 1}" if high > low + 1 else ""))
         return ", ".join(words)
 
 
@@ -48,15 +52,11 @@ class Redraw:
 
     Args:
         specs: Its inputs.
-        runs: Whether the model runs on a feed.
         seed: Seed of the values.
     """
 
-    def __init__(
-        self, specs: Sequence[TensorSpec], runs: Callable[[Feed], bool], seed: int = 0
-    ) -> None:
+    def __init__(self, specs: Sequence[TensorSpec], seed: int = 0) -> None:
         self._specs = specs
-        self._runs = runs
         self._seed = seed
         self._untried = list(_forms(specs))
         self._good: list[_Form] = []
@@ -64,9 +64,10 @@ class Redraw:
 
     def describe(self) -> str:
         """Return in words what was found to run."""
-        return "; ".join(form.describe() for form in self._good)
+        whole = any(spec.dtype.kind in "iu" for spec in self._specs)
+        return "; ".join(form.describe(whole) for form in self._good)
 
-    def find(self, feed: Feed, index: int) -> Feed | None:
+    def find(self, feed: Feed, index: int, runs: Callable[[Feed], bool]) -> Feed | None:
         """Return a feed that runs in place of ``feed``; ``None`` if none was found.
 
         The same place among the samples gets the same feed when it is asked for again.
@@ -74,12 +75,13 @@ class Redraw:
         Args:
             feed: One that makes the model fail.
             index: Its place among the samples; different ones get different values.
+            runs: Whether the model runs on a feed.
         """
         if index in self._found:
-            return self.found(feed, index)
+            return self._make(self._found[index], feed, index)
         for form in self._candidates(index):
             made = self._make(form, feed, index)
-            if made is None or not self._runs(made):
+            if made is None or not runs(made):
                 continue
             self._found[index] = form
             if form not in self._good:
@@ -89,12 +91,6 @@ class Redraw:
                 self._untried = sorted(same, key=lambda other: _common(other, form))
             return made
         return None
-
-    def found(self, feed: Feed, index: int) -> Feed:
-        """Return what was found in place of ``feed``; itself, where nothing was asked for."""
-        form = self._found.get(index)
-        made = self._make(form, feed, index) if form is not None else None
-        return feed if made is None else made
 
     def _candidates(self, index: int) -> Iterator[_Form]:
         """Yield the forms to try, so that what varies comes in two sizes if it can."""
@@ -150,23 +146,23 @@ def _forms(specs: Sequence[TensorSpec]) -> Iterator[_Form]:
             if not isinstance(dim, int):
                 (others if axis else leading)[_slot(spec, axis)] = None
     rest = [name for name in others if name not in leading]
-    choices: dict[tuple[tuple[str, int], ...] | None, None] = {None: None}
+    choices: dict[tuple[tuple[str, int], ...], None] = {}
 
-    def choose(first: int, size: int, only: str = "") -> None:
+    def choose(first: int, size: int, only: str = "", apart: int = 0) -> None:
         sizes = dict.fromkeys(leading, first)
-        sizes.update({name: 1 if only and name != only else size for name in rest})
+        sizes.update({name: apart if only and name != only else size for name in rest})
         if sizes:
             choices[tuple(sizes.items())] = None
 
     for first in (1, 2):
         for size in _SIZES:
             choose(first, size)
-    for size in _SIZES[2:7]:
+    for size in _EQUAL:
         choose(size, size)
     if len(rest) > 1:
-        for name, size in itertools.product(rest, _SIZES):
-            choose(1, size, name)
-    whole = any(spec.dtype.kind in "iu" for spec in specs)
-    for integers in _INTEGERS if whole else _INTEGERS[:1]:
-        for sizes in choices:
-            yield _Form(sizes, integers)
+        for apart, name, size in itertools.product((16, 1), rest, _SIZES):
+            choose(1, size, name, apart)
+    spans = _INTEGERS if any(spec.dtype.kind in "iu" for spec in specs) else _INTEGERS[:1]
+    if len(spans) > 1:
+        yield from (_Form(None, integers) for integers in spans)
+    yield from (_Form(sizes, integers) for integers in spans for sizes in choices)
