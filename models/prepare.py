@@ -44,7 +44,7 @@ def prepare(cache: pathlib.Path, samples: bool = True) -> Iterator[pathlib.Path]
     tokenizer, speech = cache / "minilm/tokenizer.json", cache / MODELS["speech"]
     makers: dict[str, Callable[[], Iterable[real_samples.Feed]]] = {
         "minilm": lambda: real_samples.token_feeds(tokenizer, real_samples.sentences(64), 4),
-        "ocr": lambda: real_samples.text_feeds(48, 4),
+        "ocr": lambda: real_samples.text_feeds(24, 2),
         "speech": lambda: real_samples.speech_feeds(speech, 32, 4),
     }
     for name, maker in makers.items():
