@@ -255,6 +255,9 @@ def _payload(
             raise ModelError("missing-file", f"{os.fspath(model)} does not exist.")
     if not outputs:
         return str(path), b"", ""
+    if path.stat().st_size > _INLINE_BYTES and not isinstance(model, ir.Model):
+        # Its weights are in it: left where they are, and not parsed and written again.
+        return _payload(model_io.load(path), outputs, folder)
     proto = onnx.load(path, load_external_data=False)
     return None, _with_outputs(proto, outputs), str(path.parent)
 

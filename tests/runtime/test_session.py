@@ -387,3 +387,12 @@ def test_configuration_entries_reach_onnxruntime(shared_runtime):
     with pytest.raises(ExecutionError) as info:
         shared_runtime.session(graphs.load(TEXT), config={"k" * 5000: "1"})
     assert info.value.code == "runtime/refused"
+
+
+def test_more_outputs_of_a_large_file(shared_runtime, model, monkeypatch, tmp_path):
+    path = tmp_path / "model.onnx"
+    ir.save(model, path)
+    monkeypatch.setattr("graphopt.runtime.session._INLINE_BYTES", 15)
+    with shared_runtime.session(path, outputs=["middle"]) as session:
+        np.testing.assert_array_equal(session.run(FEEDS)["middle"], MIDDLE)
+    assert list(tmp_path.iterdir()) == [path]
