@@ -179,7 +179,8 @@ def test_another_type_of_factor() -> None:
 
 
 def test_integers_are_left_alone() -> None:
-    text = """g (int32[N, 2] x) => (int32[N, 2] z) <int32[2, 2] w = {1, 2, 3, 4}, int32 s = {2}>
+    text = """g (int32[N, 2] x) => (int32[N, 2] z)
+              <int32[2, 2] w = {1, 2, 3, 4}, int32 s = {2}>
               { y = MatMul(x, w)
                 z = Mul(y, s) }"""
     assert_unchanged(FuseScale(), text, reason="type")
