@@ -87,8 +87,9 @@ def keep_nodes(
     ]
     graph.outputs.extend(dict.fromkeys([*(v for v in outputs if v in wanted), *loose]))
     for value in graph.outputs:
-        if value.type is None and (name := value.name or "") in values:
-            value.type = _type_of(values[name][0])
+        if (name := value.name or "") in values:  # an output has to state what it is
+            value.type = value.type or _type_of(values[name][0])
+            value.shape = value.shape if value.shape is not None else _shape_of(values[name])
     return _tidy(model, feeds)
 
 
@@ -177,9 +178,10 @@ def shrink_size(case: Case, size: int, to: int) -> Case:
             tensor = value.const_value
             if tensor is not None and size in tuple(tensor.shape.numpy()):
                 _set_data(value, _cut(tensor.numpy(), size, to))
-    for value in (*model.graph.inputs, *model.graph.outputs):
-        if value.shape is not None:
-            value.shape = ir.Shape([to if dim == size else dim for dim in value.shape])
+    for graph in model.graphs():
+        for value in (*graph.inputs, *graph.outputs):
+            if value.shape is not None:
+                value.shape = ir.Shape([to if dim == size else dim for dim in value.shape])
     _forget_shapes(model)
     feeds = [
         {name: _cut(array, size, to) for name, array in feed.items()} for feed in case.feeds
@@ -247,13 +249,16 @@ def _feed(
 def _new_input(
     graph: ir.Graph, feeds: Sequence[Feed], name: str, arrays: Sequence[np.ndarray]
 ) -> ir.Value:
-    shapes = {array.shape for array in arrays}
-    shape = ir.Shape(shapes.pop()) if len(shapes) == 1 else ir.Shape([None] * arrays[0].ndim)
-    value = ir.Value(name=name, type=_type_of(arrays[0]), shape=shape)
+    value = ir.Value(name=name, type=_type_of(arrays[0]), shape=_shape_of(arrays))
     graph.inputs.append(value)
     for feed, array in zip(feeds, arrays, strict=True):
         feed[name] = array
     return value
+
+
+def _shape_of(arrays: Sequence[np.ndarray]) -> ir.Shape:
+    shapes = {array.shape for array in arrays}
+    return ir.Shape(shapes.pop() if len(shapes) == 1 else [None] * arrays[0].ndim)
 
 
 def _type_of(array: np.ndarray) -> ir.TensorType:

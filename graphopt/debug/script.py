@@ -17,7 +17,7 @@ import click
 from graphopt.errors import EXIT_DEFECT, EXIT_USAGE, GraphoptError
 
 if TYPE_CHECKING:
-    from graphopt.debug.checks import Check
+    from graphopt.debug.checks import Check, CommandCheck
     from graphopt.debug.recipe import Recipe
     from graphopt.runtime import Runtime
 
@@ -28,6 +28,7 @@ __all__ = [
     "print_json",
     "print_table",
     "read_check",
+    "read_how",
     "read_recipe",
     "recipe_options",
     "say",
@@ -182,30 +183,35 @@ def read_recipe(given: dict[str, Any]) -> Recipe:
 
 def read_check(given: dict[str, Any], recipe: Recipe, runtime: Runtime) -> Check:
     """Return the check that the options of ``check_options`` describe."""
-    from graphopt.api import promise_of
     from graphopt.debug.checks import CommandCheck, NumericCheck
+
+    how = read_how(given, recipe)
+    if isinstance(how, CommandCheck):
+        return how
+    samples = recipe.samples()
+    assert samples is not None
+    return NumericCheck.of(recipe.model, samples, runtime, **how)
+
+
+def read_how(given: dict[str, Any], recipe: Recipe) -> CommandCheck | dict[str, Any]:
+    """Return a command, or the options of ``NumericCheck.of``."""
+    from graphopt.api import promise_of
+    from graphopt.debug.checks import CommandCheck
     from graphopt.passbase import Promise
     from graphopt.validation import Tolerance
 
     if given["command"]:
         return CommandCheck.parse(given["command"], given["timeout"])
-    tolerance = None
-    promise = promise_of(recipe.passes)
+    how: dict[str, Any] = {
+        "count": given["count"],
+        "promise": promise_of(recipe.passes),
+        "metric": given["metric"],
+        "target": given["target"],
+    }
     if given["atol"] is not None or given["rtol"] is not None:
-        tolerance = Tolerance(rtol=given["rtol"] or 0.0, atol=given["atol"] or 0.0)
-        promise = Promise.CLOSE
-    samples = recipe.samples()
-    assert samples is not None
-    return NumericCheck.of(
-        recipe.model,
-        samples,
-        runtime,
-        given["count"],
-        promise=promise,
-        tolerance=tolerance,
-        metric=given["metric"],
-        target=given["target"],
-    )
+        how["tolerance"] = Tolerance(rtol=given["rtol"] or 0.0, atol=given["atol"] or 0.0)
+        how["promise"] = Promise.CLOSE
+    return how
 
 
 def say(text: str) -> None:

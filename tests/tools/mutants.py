@@ -136,9 +136,53 @@ KINDS: dict[str, tuple[str, Wrong]] = {
             else_branch = {o}_e () => (float[4,4] {o}_ev) {{ {o}_ev = Neg({x}) }} >""",
         other("Abs"),
     ),
+    "only-in-a-branch": (
+        """{o} = If (flag) <
+            then_branch = {o}_t () => (float[4,4] {o}_tv) {{
+                {o}_tu = Exp({x}) {o}_tv = Tanh({o}_tu) }},
+            else_branch = {o}_e () => (float[4,4] {o}_ev) {{
+                {o}_eu = Tanh({x}) {o}_ev = Neg({o}_eu) }} >""",
+        other("Abs"),
+    ),
+    "only-in-a-loop": (
+        """{o}_n = Constant<value = int64 {{2}}>() {o}_c = Constant<value = bool {{1}}>()
+        {o} = Loop({o}_n, {o}_c, {x}) <
+            body = {o}_b (int64 {o}_i, bool {o}_bc, float[4,4] {o}_bx)
+                => (bool {o}_bd, float[4,4] {o}_bv) {{
+                {o}_bd = Identity({o}_bc) {o}_bu = Tanh({o}_bx) {o}_bv = Neg({o}_bu) }} >""",
+        other("Abs"),
+    ),
+    "fused-bias-is-lost": (
+        "{o}_m = MatMul({x}, W) {o}_a = Add({o}_m, b) {o} = Relu({o}_a)",
+        lambda edit, node: edit.node(
+            "Relu",
+            [node.inputs[0].producer().inputs[0]],
+            before=node,
+            like=node.outputs,
+            name="wrong",
+        )[0],
+    ),
 }
-INSIDE = {"branch-is-wrong": "_ev"}
+INSIDE = {"branch-is-wrong": "_ev", "only-in-a-branch": "_ev", "only-in-a-loop": "_bv"}
 """Kinds that go wrong at a node inside a subgraph: the end of the name of its output."""
+
+
+def in_a_subgraph(node: ir.Node, model: ir.Model) -> bool:
+    return node.graph is not model.graph
+
+
+def behind_a_biased_product(node: ir.Node, model: ir.Model) -> bool:
+    add = node.inputs[0].producer()
+    product = add.inputs[0].producer() if add is not None and add.op_type == "Add" else None
+    return product is not None and product.op_type == "MatMul"
+
+
+# What else must hold for a kind to go wrong; a smaller model must keep it.
+NEEDS: dict[str, Callable[[ir.Node, ir.Model], bool]] = {
+    "only-in-a-branch": in_a_subgraph,
+    "only-in-a-loop": in_a_subgraph,
+    "fused-bias-is-lost": behind_a_biased_product,
+}
 
 FILLER = (
     "{o} = Relu({x})", "{o} = Identity({x})", "{o} = Tanh({x})", "{o} = Add({x}, b)",
@@ -167,7 +211,8 @@ class Mutant(RulePass):
 
     def rules(self, context: Context) -> Sequence[Rule]:
         def match(node: ir.Node, facts):
-            if node.name != self.at:
+            needed = NEEDS.get(self.kind)
+            if node.name != self.at or (needed and not needed(node, facts.model)):
                 return None
 
             def rewrite(edit: Edit) -> None:

@@ -1,0 +1,162 @@
+r"""Shrink a failing model to the smallest that still fails the same way.
+
+Steps:
+  1. The pipeline is run on MODEL and the result is checked. If it passes there is nothing to
+     shrink (exit code 1). How it fails is remembered: wrong answers, refused by onnxruntime,
+     an exception of a certain type, a crash, a hang.
+  2. In a large model the rewrite to blame is looked for first (see bisect_passes): the nodes
+     around it are the ones that are tried first.
+  3. Nodes go, by delta debugging, also inside If, Loop and Scan; what the others used of them
+     becomes an input, fed with what it was. Then sizes are cut, weights become seeded random
+     numbers, and one sample is left.
+  4. The smallest model that fails the same way is left in the output folder as model.onnx,
+     with its samples. No single node of its main graph can go.
+
+Typical usage:
+  python -m graphopt.tools.reduce_model model.onnx --passes default -o small/
+  python -m graphopt.tools.reduce_model model.onnx --check './run.sh {model}' --as-is -o small/
+
+With --as-is no passes are run: MODEL itself fails the command. Every try runs in a child
+process, so that crashes and hangs can be shrunk too.
+
+Known limitations: inputs of a subgraph that take the place of nodes in it are fed with seeded
+random numbers, since what they were cannot be observed. Sizes are cut where equal sizes belong
+together; a Reshape to a fixed size keeps it. Weights stay where the failure needs them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import pathlib
+import tempfile
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from graphopt.debug import script
+
+if TYPE_CHECKING:
+    from graphopt.debug.checks import Verdict
+    from graphopt.debug.extract import Case
+    from graphopt.debug.isolated import Workplace
+    from graphopt.debug.recipe import Recipe
+    from graphopt.runtime import Runtime
+
+__all__ = ["main"]
+
+SCHEMA = "graphopt/reduce/1"
+LARGE = 60
+"""Nodes from which on it pays to look for the rewrite to blame first."""
+
+
+@click.command("reduce_model", cls=script.Tool, help=__doc__)
+@script.recipe_options
+@script.check_options
+@click.option("-o", "--output", type=script.PATH, required=True, help="Folder for the result.")
+@click.option("--as-is", is_flag=True, help="Run no passes: MODEL itself fails --check.")
+def main(output: pathlib.Path, as_is: bool, as_json: bool, **given: Any) -> int:
+    """Run the tool; see the module docstring."""
+    from graphopt import model_io
+    from graphopt.answers import first_feeds
+    from graphopt.debug import extract
+    from graphopt.debug.checks import Verdict
+    from graphopt.debug.isolated import Isolated
+    from graphopt.debug.reduce import Failure, reduce_case, save_case
+    from graphopt.runtime import Runtime
+
+    if as_is and not given["command"]:
+        raise click.UsageError("--as-is needs a --check: without passes nothing differs.")
+    recipe = script.read_recipe(given)
+    if as_is:
+        recipe = dataclasses.replace(recipe, passes=())
+    samples = recipe.samples()
+    assert samples is not None
+    case = extract.Case(
+        model_io.load(recipe.model), tuple(first_feeds(samples, min(given["count"], 3)))
+    )
+    how = script.read_how(given, recipe)
+    with contextlib.ExitStack() as stack:
+        workplace = stack.enter_context(Isolated(given["timeout"]))
+        runtime = stack.enter_context(contextlib.closing(Runtime(given["timeout"])))
+        wanted = Failure(recipe, how, workplace, Verdict("differs")).verdict(case)
+        if wanted.kind == "invalid":
+            raise click.UsageError(f"{given['model']} does not run: {wanted.detail}")
+        if wanted.passed:
+            click.echo("nothing to shrink: the check passes", err=as_json)
+            return 1
+        script.say(f"it fails: {wanted}")
+        hints = _hints(recipe, given, workplace, runtime, case)
+        failure = Failure(recipe, how, workplace, wanted, report=_report)
+        small = reduce_case(case, failure, runtime, hints)
+        found = save_case(small, recipe, output)
+        verdict = failure.verdict(small)
+    result = {
+        "schema": SCHEMA,
+        "model": str(found.model),
+        "samples": found.data and str(found.data),
+        "verdict": dataclasses.asdict(verdict),
+        "nodes": extract.count_nodes(small.model),
+        "nodes_before": extract.count_nodes(case.model),
+        "weight_bytes": extract.weight_bytes(small.model),
+        "weight_bytes_before": extract.weight_bytes(case.model),
+        "tries": failure.tries,
+        "passes": recipe.text,
+    }
+    if as_json:
+        script.print_json(result)
+    else:
+        _print(result, verdict)
+    return 0
+
+
+def _hints(
+    recipe: Recipe,
+    given: dict[str, Any],
+    workplace: Workplace,
+    runtime: Runtime,
+    case: Case,
+) -> set[str]:
+    """Return names near the rewrite to blame, where that is worth looking for."""
+    from graphopt.debug import extract
+    from graphopt.debug.blame import blame
+
+    if not recipe.passes or extract.count_nodes(case.model) < LARGE:
+        return set()
+    script.say("looking for the rewrite to blame first")
+    check = script.read_check(given, recipe, runtime)
+    with tempfile.TemporaryDirectory(prefix="graphopt-") as folder:
+        found = blame(recipe, check, workplace, pathlib.Path(folder))
+    entry = found.entry
+    if entry is None:
+        return set()
+    script.say(f"blamed: {entry.summary()}")
+    names = {entry.anchor, *entry.values_replaced}
+    for node in (*entry.nodes_removed, *entry.nodes_changed):
+        names |= {node.name, *node.inputs, *node.outputs}
+    return names - {""}
+
+
+def _report(case: Case) -> None:
+    from graphopt.debug import extract
+
+    script.say(
+        f"still fails: {extract.count_nodes(case.model)} nodes, "
+        f"{extract.weight_bytes(case.model):,} bytes of weights"
+    )
+
+
+def _print(result: dict[str, Any], verdict: Verdict) -> None:
+    click.echo(
+        f"{result['nodes_before']} -> {result['nodes']} nodes, "
+        f"{result['weight_bytes_before']:,} -> {result['weight_bytes']:,} bytes of weights, "
+        f"in {result['tries']} tries"
+    )
+    click.echo(f"  {verdict}")
+    click.echo(f"  model: {result['model']}")
+    if result["samples"]:
+        click.echo(f"  samples: {result['samples']}")
+
+
+if __name__ == "__main__":
+    main()
