@@ -64,6 +64,11 @@ class Linear:
         """
         return finite_array(self.weight)
 
+    def matrix(self) -> npt.NDArray[np.float32]:
+        """Return the weight as ``[K, N]``, not copied; see ``stored``."""
+        stored = self.stored()
+        return stored.T if self.is_transposed else stored
+
 
 @dataclasses.dataclass(frozen=True)
 class Lookup:

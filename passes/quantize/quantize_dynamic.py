@@ -36,6 +36,7 @@ dynamic_quantize_matmul_fusion.cc, matmul_integer_to_float.cc.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import logging
 from typing import ClassVar
 
@@ -43,15 +44,16 @@ import numpy as np
 import onnx_ir as ir
 
 from graphopt.analysis.facts import tensor_of
-from graphopt.calibration.qparams import QParams, channel_absmax, symmetric
+from graphopt.calibration.qparams import QParams
 from graphopt.edit import Rewriter
 from graphopt.passbase import Context, Pass, PassResult, Promise
 from graphopt.rewrite import Reason
 
-from .dynamic_form import DynamicForm, Operator
+from .dynamic_form import DynamicForm, Operator, ScaleChoice
 from .linear import Linear, Lookup, finite_array, read_linear
 from .selection import Scope, Selection, least_sensitive_half
 from .table_form import read_table, row_scales
+from .weight_artifacts import weight_scales
 from .weights import noise_to_signal
 
 __all__ = ["QuantizeDynamic"]
@@ -96,8 +98,9 @@ class QuantizeDynamic(Pass):
     def run(self, model: ir.Model, context: Context) -> PassResult:
         """Choose the operators, then quantize each in an application of its own."""
         rewriter = context.rewriter(model, self)
-        chosen = self._choose(model, rewriter)
-        form = DynamicForm(chosen, self.qparams)
+        scales = functools.partial(self.qparams, context)
+        chosen = self._choose(model, rewriter, scales)
+        form = DynamicForm(chosen, scales)
         count = 0
         for operator in chosen:
             edit = rewriter.apply(self.name, operator.node, form.rewrite(operator))
@@ -106,7 +109,9 @@ class QuantizeDynamic(Pass):
         logger.info("%s: %s", self.name, summary)
         return PassResult(model, count > 0, summary)
 
-    def _choose(self, model: ir.Model, rewriter: Rewriter) -> list[Operator]:
+    def _choose(
+        self, model: ir.Model, rewriter: Rewriter, scales: ScaleChoice
+    ) -> list[Operator]:
         """Return the operators to quantize, in graph order; give the ledger the others."""
         nodes = list(ir.traversal.RecursiveGraphIterator(model.graph))
         selection = Selection(self.include, self.exclude)
@@ -130,7 +135,7 @@ class QuantizeDynamic(Pass):
                     rewriter.skip(self.name, node, "it is inside a model-local function")
         if self.scope == "full":
             return found
-        chosen, others = least_sensitive_half(found, self._noise)
+        chosen, others = least_sensitive_half(found, lambda op: _noise(op, scales(op)))
         for operator, noise in others:
             kept = -10 * np.log10(max(noise, 1e-30))
             text = f"in the half that loses the most: its weight keeps {kept:.1f} dB"
@@ -158,13 +163,14 @@ class QuantizeDynamic(Pass):
             return Reason(f"DynamicQuantizeLinear needs opset {MIN_OPSET}")
         return operator
 
-    def qparams(self, operator: Operator) -> QParams:
+    def qparams(self, context: Context, operator: Operator) -> QParams:
         """Return the scales of the operator's weight, as it is stored."""
         if isinstance(operator, Lookup):
             return row_scales(operator)
         axis = operator.channel_axis if self.per_channel else None
-        return symmetric(channel_absmax(operator.stored(), axis), axis)
+        return weight_scales(context, operator.weight, axis)
 
-    def _noise(self, operator: Operator) -> float:
-        source = operator.weight if isinstance(operator, Linear) else operator.table
-        return noise_to_signal(finite_array(source), self.qparams(operator))
+
+def _noise(operator: Operator, qparams: QParams) -> float:
+    source = operator.weight if isinstance(operator, Linear) else operator.table
+    return noise_to_signal(finite_array(source), qparams)

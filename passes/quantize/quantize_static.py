@@ -103,7 +103,7 @@ class QuantizeStatic(Pass):
     def run(self, model: ir.Model, context: Context) -> PassResult:
         """Make the plan, then carry it out, each operator in an application of its own."""
         rewriter = context.rewriter(model, self)
-        planner = StaticPlanner(self, model)
+        planner = StaticPlanner(self, model, context)
         if self.plan:
             planner.replay(StaticPlan.load(self.plan))
         elif values := planner.values():

@@ -13,14 +13,13 @@ from graphopt.calibration.qparams import (
     Degenerate,
     IntType,
     QParams,
-    channel_absmax,
     from_range,
-    symmetric,
 )
 from graphopt.calibration.ranges import choose_range
 from graphopt.calibration.ranges import noise_to_signal as activation_noise
 from graphopt.calibration.statistics import TensorStatistics
 from graphopt.errors import PipelineError, nearest
+from graphopt.passbase import Context
 from graphopt.rewrite import Reason
 from graphopt.runtime.fusion_knowledge import Output, kernels
 
@@ -29,6 +28,7 @@ from .regions import Regions
 from .selection import Selection, label, least_sensitive_half
 from .static_plan import Decision, StaticPlan
 from .units import Unit, Weight, clip_bounds, read_unit
+from .weight_artifacts import weight_scales
 from .weights import noise_to_signal
 
 if TYPE_CHECKING:
@@ -48,14 +48,16 @@ class StaticPlanner:
     Args:
         options: The pass.
         model: The model; not edited.
+        context: Knows the scales that weights were rounded with.
 
     Attributes:
         regions: The units that run on integers.
         ranges: Name of a value -> range of its integers.
     """
 
-    def __init__(self, options: QuantizeStatic, model: ir.Model) -> None:
+    def __init__(self, options: QuantizeStatic, model: ir.Model, context: Context) -> None:
         self._options = options
+        self._context = context
         self._model = model
         self._kind = IntType(options.activations)
         self._refused: dict[ir.Node, str] = {}
@@ -147,7 +149,7 @@ class StaticPlanner:
     def weight_qparams(self, weight: Weight) -> QParams:
         """Return how a weight is quantized."""
         axis = weight.axis if self._options.per_channel else None
-        return symmetric(channel_absmax(finite_array(weight.value), axis), axis)
+        return weight_scales(self._context, weight.value, axis)
 
     def constant_qparams(self, value: ir.Value) -> QParams:
         """Return how a constant operand of Add, Mul or Concat is quantized."""

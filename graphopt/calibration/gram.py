@@ -1,0 +1,49 @@
+"""Second moments of the channels of a tensor: what rounding a weight costs depends on them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = ["Gram"]
+
+
+class Gram:
+    """Sum of ``x x^T`` over the rows of a tensor ``[..., K]``.
+
+    Attributes:
+        matrix: float64 ``[K, K]``.
+        count: Rows seen.
+    """
+
+    def __init__(self) -> None:
+        self.matrix = np.zeros((0, 0))
+        self.count = 0
+
+    def update(self, values: npt.NDArray[Any], feed: int = 0) -> None:
+        """Take in an array ``[..., K]`` of floating-point numbers."""
+        del feed
+        if values.size == 0:
+            return
+        rows = np.asarray(values, np.float32).reshape(-1, values.shape[-1])
+        self._add((rows.T @ rows).astype(np.float64), len(rows))
+
+    def merge(self, other: Gram) -> None:
+        """Add the rows of ``other``."""
+        if other.count:
+            self._add(other.matrix, other.count)
+
+    def _add(self, matrix: npt.NDArray[np.float64], count: int) -> None:
+        # In place: the matrix of a wide layer is as large as its weight, twice.
+        if self.count:
+            self.matrix += matrix
+        else:
+            self.matrix = matrix.copy()
+        self.count += count
+
+    @property
+    def is_finite(self) -> bool:
+        """Whether it has seen something, and no NaN or Inf."""
+        return self.count > 0 and bool(np.isfinite(self.matrix).all())
