@@ -11,6 +11,9 @@ Before -> after::
     y = Unsqueeze(x, 0)                         z = x
     z = Squeeze(y, 0)                    ->
 
+    y = ReduceMean(x, [2, 3])                   z = ReduceMean(x, [2, 3], keepdims=0)
+    z = Flatten(y)                       ->     # x: float[N, 8, 7, 7]
+
 ``Reshape``, ``Flatten``, ``Squeeze`` and ``Unsqueeze`` in any order. The result is an
 ``Unsqueeze`` or a ``Squeeze`` where that is enough, else a ``Reshape``, and nothing at all
 where the shape is the same again.
@@ -19,6 +22,8 @@ Preconditions, per match:
     1. The shapes of x and z are known, symbolic sizes included.
     2. The shape of z can be stated as a constant: at most one size is neither a number nor the
        size that x has at the same place.
+    3. After a reduction: it keeps its axes, has no other use, its axes are constant, and z is
+       what it would be without them.
 
 Numerics: exact; onnxruntime refuses -1 beside a copied size that is 0 (see ``fold-shapes``).
 Scope: main graph and subgraphs; model-local functions are not visited.
@@ -34,8 +39,10 @@ from typing import ClassVar
 import numpy as np
 import onnx_ir as ir
 
+from graphopt.analysis.constants import attribute
 from graphopt.analysis.facts import Facts
 from graphopt.analysis.symbolic import Shape
+from graphopt.analysis.symbolic.base import integers
 from graphopt.analysis.symbolic.targets import reshape_target
 from graphopt.edit import AttributeValue, Edit, Rewrite
 from graphopt.passbase import Context, Promise
@@ -45,6 +52,10 @@ __all__ = ["FuseReshapes"]
 
 RESHAPING = ("Flatten", "Reshape", "Squeeze", "Unsqueeze")
 AXES_ARE_INPUTS = 13
+REDUCTIONS = (
+    "ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp", "ReduceMax", "ReduceMean",
+    "ReduceMin", "ReduceProd", "ReduceSum", "ReduceSumSquare",
+)  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,7 +68,10 @@ class FuseReshapes(RulePass):
     def rules(self, context: Context) -> Sequence[Rule]:
         """Return the one rule."""
         del context
-        return [Rule("reshape-reshape", RESHAPING, _match)]
+        return [
+            Rule("reshape-reshape", RESHAPING, _match),
+            Rule("reduce-reshape", RESHAPING, _match_reduction),
+        ]
 
 
 def _match(node: ir.Node, facts: Facts) -> Rewrite | Reason | None:
@@ -94,6 +108,37 @@ def _match(node: ir.Node, facts: Facts) -> Rewrite | Reason | None:
                 name=node.name or "",
             )
         edit.supersede(node, new)
+
+    return rewrite
+
+
+def _match_reduction(node: ir.Node, facts: Facts) -> Rewrite | Reason | None:
+    y, result = node.inputs[0], node.outputs[0]
+    reduction = y.producer() if y is not None else None
+    if y is None or reduction is None or reduction.op_type not in REDUCTIONS:
+        return None
+    x, shape = facts.shape(reduction.inputs[0]), facts.shape(result)
+    axes = integers(reduction, facts.symbols, "axes", 1, ())
+    # 3.
+    if facts.only_use(y) is not node:
+        return Reason(f"{y.name!r} has another use")
+    if x is None or axes is None or not axes or not attribute(reduction, "keepdims", 1):
+        return Reason("its axes are not known, or are not kept")
+    gone = {axis % len(x) for axis in axes}
+    if shape != tuple(dim for index, dim in enumerate(x) if index not in gone):
+        return Reason("the shape is not that of the reduction without its axes")
+
+    def rewrite(edit: Edit) -> None:
+        (new,) = edit.node(
+            reduction.op_type,
+            reduction.inputs,
+            before=reduction,
+            attributes={**reduction.attributes, "keepdims": 0},
+            like=[result],
+            name=reduction.name or "",
+        )
+        edit.supersede(node, new)
+        edit.remove(reduction)
 
     return rewrite
 

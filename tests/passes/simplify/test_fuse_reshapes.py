@@ -85,6 +85,13 @@ REWRITES = {
         """g (float[N, 8, 1, 1] x) => (float[N, 2, 4] y) <int64[3] y_reshape = {0, 2, 4}>
            { y = Reshape(x, y_reshape) }""",
     ),
+    "after_a_reduction": (
+        """g (float[N, 8, 7, 7] x) => (float[N, 8] y) <int64[2] a = {2, -1}>
+           { m = ReduceMean(x, a)
+             y = Flatten(m) }""",
+        """g (float[N, 8, 7, 7] x) => (float[N, 8] y) <int64[2] a = {2, -1}>
+           { y = ReduceMean <keepdims=0> (x, a) }""",
+    ),
     "the_first_has_another_use": (
         """g (float[N, M] x) => (float[N, M] y, float[1, N, M] z) <int64[1] a = {0}>
            { z = Unsqueeze(x, a)
@@ -117,6 +124,25 @@ NO_REWRITES = {
            { u = Reshape(x, t)
              y = Unsqueeze(u, a) }""",
         "more than one size",
+    ),
+    "after_a_reduction_of_another_axis": (
+        """g (float[N, 8, 7] x) => (float[K, 4] y)
+           <int64[1] a = {2}, int64[2] t = {-1, 4}>
+           { m = ReduceMean(x, a)
+             y = Reshape(m, t) }""",
+        "not that of the reduction",
+    ),
+    "after_a_reduction_with_another_use": (
+        """g (float[N, 8, 7] x) => (float[N, 8] y, float[N, 8, 1] m) <int64[1] a = {2}>
+           { m = ReduceMean(x, a)
+             y = Flatten(m) }""",
+        "another use",
+    ),
+    "after_a_reduction_of_everything": (
+        """g (float[2, 8] x) => (float[1] y) <int64[1] t = {1}>
+           { m = ReduceMean(x)
+             y = Reshape(m, t) }""",
+        "not known, or are not kept",
     ),
     "an_unknown_rank": (
         """g (float[N, 1, M] x) => (float[A] y) <int64[1] m = {-1}>
