@@ -30,13 +30,13 @@ __all__ = ["PRESETS", "check_order", "format_pass", "format_pipeline", "parse"]
 
 SIMPLIFY = (
     "infer-shapes,"
-    "[fold-constants,fold-shapes,eliminate-identity,eliminate-noop,fuse-reshapes,"
+    "[fold-constants,fold-shapes,inline-if,eliminate-identity,eliminate-noop,fuse-reshapes,"
     "fuse-transposes,eliminate-common-subexpressions,eliminate-dead-code,"
     "deduplicate-initializers],infer-shapes"
 )
 DEFAULT = (
     "infer-shapes,"
-    "[fold-constants,fold-shapes,eliminate-identity,eliminate-noop,fuse-reshapes,"
+    "[fold-constants,fold-shapes,inline-if,eliminate-identity,eliminate-noop,fuse-reshapes,"
     "fuse-transposes,fuse-conv-batchnorm,fuse-conv-pad,fuse-scale,"
     "eliminate-common-subexpressions,"
     "eliminate-dead-code,deduplicate-initializers],infer-shapes"
