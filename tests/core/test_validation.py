@@ -109,6 +109,14 @@ def test_the_last_bits_of_a_weight_are_close_and_not_exact(runtime, net):
     assert "without onnxruntime's optimizations" in found.reason
 
 
+def test_zeros_of_the_other_sign_are_close_and_not_exact(runtime):
+    original, other = affine("y = Add (x, c)"), affine("y = Identity (x)")
+    samples = feeds_of([1, -0.0])
+    assert check(runtime, original, other, Promise.CLOSE, samples).passed
+    found = check(runtime, original, other, Promise.EXACT, samples)
+    assert "1 of 2 elements are zeros of the other sign" in found.reason
+
+
 def test_one_element_of_one_sample(runtime):
     """An error of 1e-3 in one element of 3,000, in the second of three samples."""
     original = graphs.load("net (float[1000] x) => (float[1000] y) { y = Identity (x) }")
@@ -313,6 +321,18 @@ def test_no_samples(runtime, net):
         check(runtime, net, net, samples=Samples.from_feeds([]))
 
 
+def test_samples_that_turn_out_to_be_none(runtime, net):
+    class Nothing(Samples):
+        def feeds(self):
+            return iter(())
+
+    samples = Nothing(list, None, "nothing")
+    for promise in Promise:
+        found = check(runtime, net, net, promise, samples)
+        assert "there were no samples" in found.reason
+        assert found.samples == 0
+
+
 def test_an_output_that_is_always_empty(runtime):
     model = graphs.load("""
         net (float[N] x) => (float[M] y, float[N] z) <float c = {100}> {
@@ -380,6 +400,18 @@ def test_a_target_decides(runtime, metric, below, above):
 def test_a_loss_may_not_become_infinite(runtime):
     found = check(runtime, scaled(1), scaled(3e38), Promise.LOSSY, ROWS)
     assert found.reason.endswith("became NaN or infinite")
+
+
+def test_a_target_is_for_what_is_deployed(runtime):
+    """Without optimizations the candidate may be worse, as long as it is finite."""
+    good, bad, broken = scaled(1), scaled(0.1), scaled(3e38)
+    options = {"promise": Promise.LOSSY, "samples": ROWS, "target": 0.99}
+    names = scaled(1), scaled(1)
+    assert lying(runtime, *names, {("candidate", "disable"): bad}, **options).passed
+    assert not lying(runtime, *names, {("candidate", "all"): bad}, **options).passed
+    found = lying(runtime, *names, {("candidate", "disable"): broken}, **options)
+    assert "became NaN or infinite" in found.reason
+    assert lying(runtime, *names, {("candidate", "all"): good}, **options).passed
 
 
 # Tolerance.
