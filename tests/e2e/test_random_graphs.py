@@ -1,0 +1,66 @@
+"""Random graphs through the default pipeline: the same answers, whatever the sizes."""
+
+import numpy as np
+import onnx
+import onnx.helper as oh
+import onnx_ir as ir
+import pytest
+from graphs import run
+from random_graphs import Builder
+
+from graphopt import pipeline
+from graphopt.manager import PassManager
+from graphopt.passbase import Context
+from graphopt.runtime import Runtime
+
+GRAPHS = 60
+MANY = 1500
+
+
+def _model(builder: Builder) -> onnx.ModelProto:
+    """Return the graph with its last values, and some others, as outputs."""
+    proto = ir.to_proto(builder.model())
+    names = [name for node in builder.nodes for name in node.output]
+    picked = sorted({*names[-3:], *names[:: max(1, len(names) // 4)]})
+    del proto.graph.output[:]
+    for name in picked:
+        kind = oh.np_dtype_to_tensor_dtype(builder.runs[0][name].dtype)
+        info = oh.make_tensor_value_info(name, kind, [None] * builder.runs[0][name].ndim)
+        proto.graph.output.append(info)
+    return proto
+
+
+def _check(seeds: range) -> None:
+    rewritten = 0
+    with Runtime() as runtime:
+        for seed in seeds:
+            builder = Builder(seed)
+            for _ in range(25):
+                builder.grow()
+            proto = _model(builder)
+            context = Context()
+            context.share(runtime)
+            model, _ = PassManager(pipeline.parse("default")).run(
+                ir.from_proto(proto), context
+            )
+            onnx.checker.check_model(ir.to_proto(model))
+            rewritten += len(context.ledger)
+            for sizes, values in zip(builder.sizes, builder.runs, strict=True):
+                if 0 in sizes.values():
+                    continue  # a Reshape by -1 is refused where another size is 0
+                outputs = run(model, {"x": values["x"]})
+                for output, info in zip(outputs, proto.graph.output, strict=True):
+                    np.testing.assert_allclose(
+                        output, values[info.name], rtol=1e-5, atol=1e-6, err_msg=str(seed)
+                    )
+    assert rewritten > 10 * len(seeds)
+
+
+def test_answers_stay() -> None:
+    _check(range(GRAPHS))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_answers_of_many_stay() -> None:
+    _check(range(GRAPHS, GRAPHS + MANY))
