@@ -271,5 +271,8 @@ def drop_unused(edit: Edit, value: ir.Value) -> None:
     """Drop a constant that nothing uses any more."""
     if value.uses() or value.is_graph_output():
         return
+    producer = value.producer()
     if value.is_initializer() and not value.is_graph_input():
         edit.remove_initializer(value)
+    elif producer is not None and producer.op_type == "Constant" and not producer.domain:
+        edit.remove(producer)

@@ -1,0 +1,54 @@
+"""The part of a model that a value depends on."""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+
+__all__ = ["prefix_of"]
+
+
+def prefix_of(model: ir.Model, *names: str) -> ir.Model:
+    """Return a model of the nodes that the values ``names`` depend on, and of no other.
+
+    The weights are shared with ``model``, which is not changed. Its inputs are those that are
+    needed; a value that is an input of ``model`` is not returned.
+    """
+    copy = model.clone()
+    graph = copy.graph
+    values = {value.name: value for node in graph for value in node.outputs}
+    wanted = [values[name] for name in names if name in values]
+    graph.outputs.clear()
+    graph.outputs.extend(wanted)
+    needed: set[ir.Node] = set()
+    waiting = [producer for value in wanted if (producer := value.producer()) is not None]
+    while waiting:
+        node = waiting.pop()
+        if node in needed:
+            continue
+        needed.add(node)
+        waiting += [before for before in _sources(node, graph) if before not in needed]
+    graph.remove([node for node in graph if node not in needed], safe=True)
+    for name in [name for name, value in graph.initializers.items() if not value.uses()]:
+        if not graph.initializers[name].is_graph_input():
+            del graph.initializers[name]
+    unused = [value for value in graph.inputs if not value.uses()]
+    for value in unused:
+        graph.inputs.remove(value)
+    return copy
+
+
+def _sources(node: ir.Node, graph: ir.Graph) -> set[ir.Node]:
+    """Return the nodes of ``graph`` that ``node`` reads from, from its subgraphs too."""
+    found: set[ir.Node] = set()
+    readers = [node]
+    for attr in node.attributes.values():
+        if attr.type == ir.AttributeType.GRAPH:
+            readers += list(ir.traversal.RecursiveGraphIterator(attr.as_graph()))
+            outputs = attr.as_graph().outputs
+            found |= {v.producer() for v in outputs if v is not None}  # type: ignore[misc]
+    for reader in readers:
+        for value in reader.inputs:
+            producer = value.producer() if value is not None else None
+            if producer is not None and producer.graph is graph:
+                found.add(producer)
+    return {producer for producer in found if producer is not None and producer.graph is graph}

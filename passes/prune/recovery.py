@@ -1,0 +1,189 @@
+"""Recovery without training: what reads fewer channels is fitted to what it returned before.
+
+Layers are taken in the order of the graph. Each is fitted to the outputs of the original model
+with the inputs that the smaller model, recovered as far as that layer, gives it; so a layer
+makes up for what was lost before it, too (He et al. 2017, arXiv 1707.06168). Only sums of
+products are kept, of one layer at a time.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import onnx_ir as ir
+
+from graphopt.analysis.coupling.groups import Dimensions
+from graphopt.edit import Edit, Rewriter
+from graphopt.passbase import Context
+from graphopt.samples import Samples
+
+from .compaction import Compactor
+from .layers import Layer, layer_of
+from .least_squares import Moments, fit
+from .prefix import prefix_of
+
+__all__ = ["Recovered", "recover", "recovery_summary"]
+
+logger = logging.getLogger(__name__)
+
+ROWS = 16384
+"""Rows that are enough for a layer with few inputs; more inputs get more."""
+
+HOLD_OUT = 4
+"""Every so-many-th row is held out."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Recovered:
+    """One layer that was fitted, or left as it was.
+
+    Attributes:
+        layer: Name of the node.
+        method: What gave the best weights.
+        error_before, error: Mean square error on rows held out, relative to the mean square of
+            the original outputs.
+    """
+
+    layer: str
+    method: str
+    error_before: float
+    error: float
+
+
+def recover(
+    original: ir.Model,
+    compactor: Compactor,
+    rewriter: Rewriter,
+    samples: Samples,
+    context: Context,
+) -> list[Recovered]:
+    """Fit every layer of the cut model whose inputs became fewer.
+
+    Args:
+        original: The model before it was cut; not changed.
+        compactor: What cut the model.
+        rewriter: What the model is edited with: one application a layer.
+        samples: What the models are run on.
+        context: Gives the runtime, the seed and the progress.
+
+    Raises:
+        ExecutionError: onnxruntime does not run one of the models.
+    """
+    layers = list(_layers(compactor, rewriter))
+    feeds = sum(1 for _ in samples.feeds())
+    task = context.progress.track("recovering", len(layers))
+    found: list[Recovered] = []
+    for number, (layer, kept) in enumerate(layers):
+        moments = _measure(
+            original, rewriter.model, layer, kept, samples, feeds, context, number
+        )
+        found.append(_fit_one(layer, moments, rewriter))
+        task.advance()
+    task.close()
+    return found
+
+
+def _layers(compactor: Compactor, rewriter: Rewriter) -> Iterator[tuple[Layer, np.ndarray]]:
+    """Yield the layers that lost inputs, and which of their outputs are left."""
+    dimensions: Dimensions = compactor.dimensions
+    sites = {use: site for site in dimensions.coupling.sites for use in site.uses}
+    done: set[ir.Node] = set()
+    for node, operands in dimensions.coupling.contractions:
+        if node in done or node.graph is not rewriter.model.graph:
+            continue
+        weights = [(index, axis) for index, axis in operands if (node, index) in sites]
+        if not weights or all(
+            axis.size == 1 or compactor.alive(axis).all() for _, axis in weights
+        ):
+            continue
+        done.add(node)
+        layer = layer_of(node)
+        if isinstance(layer, str):
+            rewriter.skip("recover-layer", node, layer)
+            continue
+        out = sites[node, layer.weight_index].axes[layer.out_axis]
+        alive = np.ones(1, bool) if out.size == 1 else compactor.alive(out)
+        yield layer, np.nonzero(alive)[0]
+
+
+def _rows_wanted(inputs: int) -> int:
+    """Return how many rows to look at: enough for as many unknowns."""
+    return ROWS + 4 * inputs
+
+
+def _measure(
+    original: ir.Model,
+    model: ir.Model,
+    layer: Layer,
+    kept: np.ndarray,
+    samples: Samples,
+    feeds: int,
+    context: Context,
+    number: int,
+) -> tuple[Moments, Moments]:
+    """Return the moments of a layer to fit and to judge by."""
+    outputs, inputs = layer.weight().shape
+    pair = (Moments(inputs, outputs), Moments(inputs, outputs))
+    share = -(-_rows_wanted(inputs) // max(feeds, 1))
+    x_name, y_name = layer.x.name or "", layer.y.name or ""
+    with (
+        context.runtime.session(prefix_of(original, y_name)) as dense,
+        context.runtime.session(prefix_of(model, x_name)) as small,
+    ):
+        for index, feed in enumerate(samples.feeds()):
+            y = _value(dense.run(_inputs(feed, dense)), feed, y_name)
+            x = _value(small.run(_inputs(feed, small)), feed, x_name)
+            rng = np.random.default_rng([context.seed, number, index])
+            total = layer.positions(y)
+            count = min(share, total)
+            picked = np.sort(rng.choice(total, count, replace=False))
+            held = rng.permutation(count) % HOLD_OUT == 0
+            for moments, mine in zip(pair, (picked[~held], picked[held]), strict=True):
+                if len(mine):
+                    moments.update(layer.rows(x, mine), layer.targets(y, mine)[:, kept])
+    return pair
+
+
+def _inputs(feed: dict[str, np.ndarray], session: object) -> dict[str, np.ndarray]:
+    wanted = {spec.name for spec in session.input_specs}  # type: ignore[attr-defined]
+    return {name: array for name, array in feed.items() if name in wanted}
+
+
+def _value(
+    results: dict[str, np.ndarray], feed: dict[str, np.ndarray], name: str
+) -> np.ndarray:
+    return results[name] if name in results else feed[name]
+
+
+def _fit_one(layer: Layer, moments: tuple[Moments, Moments], rewriter: Rewriter) -> Recovered:
+    name = layer.node.name or ""
+    fitted, held_out = moments
+    if not (fitted.is_finite and held_out.is_finite):
+        reason = "its inputs or outputs on the samples are not finite"
+        rewriter.skip("recover-layer", layer.node, reason)
+        return Recovered(name, "as it was", float("nan"), float("nan"))
+    weight, own = layer.weight(), layer.bias()
+    # Where the bias is added later, what comes out of the node has none.
+    bias = np.zeros_like(own) if layer.adds_bias_later else own
+    best = fit(fitted, held_out, weight, bias, free_bias=layer.bias_node is not None)
+    if best.method != "as it was":
+
+        def rewrite(edit: Edit) -> None:
+            edit.note(f"{name}: error {best.error_before:.3g} -> {best.error:.3g}")
+            new_bias = own + best.bias if layer.adds_bias_later else best.bias
+            layer.set(edit, best.weight, new_bias if layer.bias_node is not None else None)
+
+        rewriter.apply("recover-layer", layer.node, rewrite)
+    else:
+        rewriter.skip("recover-layer", layer.node, "no fit was better on the rows held out")
+    logger.debug("%s: %s, %.3g -> %.3g", name, best.method, best.error_before, best.error)
+    return Recovered(name, best.method, best.error_before, best.error)
+
+
+def recovery_summary(recovered: Sequence[Recovered]) -> str:
+    """Return one line about what recovery did."""
+    fitted = [one for one in recovered if one.method != "as it was"]
+    return f"recovered {len(fitted)} of {len(recovered)} layers"
