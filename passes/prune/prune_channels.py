@@ -20,8 +20,8 @@ Preconditions, per group (a group that fails one is left alone and the reason re
 With samples, every layer that lost inputs is then fitted to what it returned before, by least
 squares on what the smaller model now gives it: one more rewrite a layer, no training.
 
-Numerics: lossy. Before layers are fitted the result equals the original with the consumers' slices of the removed
-indices set to zero, up to the order of summation (tested to 1e-5 relative).
+Numerics: lossy. Before layers are fitted the result equals the original with the consumers'
+slices of the removed indices set to zero, up to the order of summation (tested to 1e-5).
 Scope: main graph and subgraphs; nothing is cut across the border of a subgraph.
 Leaves alone: what the groups' reasons say; ``graphopt inspect --groups`` lists them.
 Reference: Fang et al. 2023, "DepGraph: Towards Any Structural Pruning", arXiv 2301.12900; He
