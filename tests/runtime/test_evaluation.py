@@ -160,6 +160,10 @@ def test_an_unknown_operator_is_refused_and_named(shared_runtime):
     with pytest.raises(ExecutionError, match=r"'the_node' \(Frobnicate\)") as info:
         shared_runtime.evaluate(node_of("Frobnicate"), [np.ones(2)], OPSET)
     assert info.value.code == "runtime/refused"
+    # And again, though it was seen before.
+    with pytest.raises(ExecutionError) as again:
+        shared_runtime.evaluate(node_of("Frobnicate"), [np.ones(2)], OPSET)
+    assert str(again.value) == str(info.value)
 
 
 def test_a_failure_is_reported_and_the_session_is_still_good(shared_runtime):
@@ -239,6 +243,18 @@ def test_a_bomb_that_is_not_known_runs_into_the_memory_limit(runtime):
     assert time.monotonic() - start < 5
     (out,) = runtime.evaluate(node_of("Neg"), [np.ones(2)], OPSET)
     np.testing.assert_array_equal(out, [-1, -1])
+
+
+def test_the_memory_limit_follows_from_what_is_allowed(runtime):
+    """512 MB, of which the machine has plenty, where 1 MB is allowed."""
+    x = np.ones((1 << 13, 1))
+    node = node_of("Einsum", 2, equation="ij,kj->ik")
+    with pytest.raises(ExecutionError) as info:
+        runtime.evaluate(node, [x, x], OPSET, max_bytes=1 << 20)
+    assert info.value.code in {"runtime/failed", "runtime/crashed"}
+    # What is allowed is not less for having been little before.
+    (out,) = runtime.evaluate(node, [x, x], OPSET, max_bytes=1 << 30)
+    assert out.shape == (1 << 13, 1 << 13)
 
 
 def test_a_result_over_the_limit_is_refused(shared_runtime):
