@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+PEERS := .cache/peers
+BENCH ?= resnet50 mobilenetv2 vit bert minilm
 
 .PHONY: demo test test-all lint format models bench clean
 
@@ -27,8 +29,17 @@ format: $(INSTALLED)
 models: $(INSTALLED)  ## fetch the real models into .cache/
 	$(BIN)/python -m graphopt.models.fetch
 
-bench: $(INSTALLED) models  ## graphopt and its peers, side by side
-	$(BIN)/python -m graphopt.tools.bench
+bench: $(INSTALLED) models $(PEERS)/.installed  ## graphopt and its peers, side by side
+	$(BIN)/python -m graphopt.models.zoo $(BENCH)
+	$(BIN)/python -m graphopt.tools.bench_simplify $(BENCH:%=.cache/models/zoo/%.ts.onnx) \
+		$(BENCH:%=.cache/models/zoo/%.dyn.onnx) --peers-python $(PEERS)/bin/python
+
+# The peers have a place of their own: they are measured, not used.
+$(PEERS)/.installed: Makefile
+	$(PYTHON) -m venv $(PEERS)
+	$(PEERS)/bin/python -m pip install --quiet --constraint constraints.txt \
+		onnxslim==0.1.98 onnxsim==0.8.1 onnxscript onnxruntime
+	touch $@
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit("graphopt needs Python 3.11 or later" if sys.version_info < (3, 11) else 0)'
