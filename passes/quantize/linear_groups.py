@@ -13,7 +13,7 @@ from graphopt.edit import Edit, Rewriter
 from .linear import Linear, read_linear
 from .selection import Selection
 
-__all__ = ["linear_groups", "set_weight"]
+__all__ = ["linear_groups", "readers_of", "set_weight"]
 
 
 class _Patterns(Protocol):
@@ -51,7 +51,7 @@ def linear_groups(
     for name, group in list(groups.items()):
         nodes = {linear.node for linear in group}
         for linear in group:
-            if not set(_readers(linear.weight)) <= nodes:
+            if not set(readers_of(linear.weight)) <= nodes:
                 text = f"another operator uses the weight {linear.weight.name!r}"
                 rewriter.skip(pass_.name, group[0].node, text)
                 del groups[name]
@@ -59,8 +59,8 @@ def linear_groups(
     return groups
 
 
-def _readers(weight: ir.Value) -> Iterator[ir.Node]:
-    """Yield the operators that use ``weight``, behind a Transpose too."""
+def readers_of(weight: ir.Value) -> Iterator[ir.Node]:
+    """Yield the operators that use the constant ``weight``, also behind a Transpose."""
     for node in weight.consumers():
         if node.op_type == "Transpose" and not node.outputs[0].is_graph_output():
             yield from node.outputs[0].consumers()
