@@ -40,16 +40,16 @@ from graphopt.analysis.coupling.graph import analyse
 from graphopt.analysis.coupling.groups import Dimensions, find_groups
 from graphopt.passbase import Context, Pass, PassResult, Promise
 
-from .allocation import Limits, select, uniform
+from .allocation import Limits
 from .compaction import Compactor
-from .importance import Criterion, importance
-from .plan import Entry, Plan
+from .plan import Plan
+from .planning import MEASURED, Measuring, make_plan
 from .recovery import recover, recovery_summary
 
 if TYPE_CHECKING:
     from graphopt.samples import Samples
 
-__all__ = ["PruneChannels", "apply_plan", "make_plan"]
+__all__ = ["PruneChannels", "apply_plan"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,7 +58,10 @@ class PruneChannels(Pass):
 
     Attributes:
         ratio: Share of the indices that every group loses, 0 to 1.
-        criterion: How the importance of an index is measured.
+        criterion: How the importance of an index is measured: by the weights (``l1``, ``l2``,
+            ``geometric-median``, ``batchnorm``: its scale), by the weights that read it and
+            what they read on the samples (``wanda``), by what the outputs of the layers that
+            read it lose at best (``obs``), or not at all (``random``).
         include: Cut only groups with a member that matches one of these patterns: node names,
             operators or names of weights, with ``*`` and ``?``. Empty: all.
         exclude: Leave groups alone that have a member that matches one of these.
@@ -70,6 +73,7 @@ class PruneChannels(Pass):
         untie: Let every use of a shared vector be cut by itself; matrices stay shared.
         recovery: ``least-squares``: layers that lost inputs are fitted to what they returned
             before, on the samples; ``auto``: that if there are samples; ``none``.
+        memory_limit: Bytes that sums over activations may take at a time for ``obs``.
         plan: A file with a plan to replay; the options above but ``untie`` and ``recovery``
             then say nothing.
     """
@@ -78,7 +82,9 @@ class PruneChannels(Pass):
     promise: ClassVar[Promise] = Promise.LOSSY
 
     ratio: float = 0.3
-    criterion: Literal["l1", "l2", "geometric-median", "batchnorm", "random"] = "l2"
+    criterion: Literal[
+        "l1", "l2", "geometric-median", "batchnorm", "random", "wanda", "obs"
+    ] = "l2"
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
     minimum: int = 1
@@ -86,6 +92,7 @@ class PruneChannels(Pass):
     statistics: bool = False
     untie: bool = True
     recovery: Literal["auto", "least-squares", "none"] = "auto"
+    memory_limit: int = 1 << 28
     plan: str = ""
 
     def __post_init__(self) -> None:
@@ -103,7 +110,13 @@ class PruneChannels(Pass):
         if self.plan:
             plan = Plan.load(self.plan)
         else:
-            plan = make_plan(dimensions, self.ratio, self.criterion, limits, context.seed)
+            measuring = None
+            if self.criterion in MEASURED:
+                given = context.required_samples(self)
+                measuring = Measuring(model, given, context, self.memory_limit)
+            plan = make_plan(
+                dimensions, self.ratio, self.criterion, limits, context.seed, measuring
+            )
         samples = self._samples(context)
         original = model.clone() if samples is not None else None
         return apply_plan(plan, dimensions, model, context, self, original, samples)
@@ -114,32 +127,6 @@ class PruneChannels(Pass):
             return context.required_samples(self)
         use = self.recovery == "auto" and context.samples is not None
         return context.samples if use else None
-
-
-def make_plan(
-    dimensions: Dimensions,
-    ratio: float,
-    criterion: Criterion,
-    limits: Limits,
-    seed: int = 0,
-) -> Plan:
-    """Return what to remove from every group; nothing is changed."""
-    groups, reasons = select(dimensions, limits, ratio)
-    kept = uniform(groups, ratio, limits)
-    entries: list[Entry] = []
-    for group in dimensions.groups:
-        if group.name in reasons:
-            entries.append(Entry.of(group, reason=reasons[group.name]))
-            continue
-        count = group.size - kept[group.name]
-        if not count:
-            reason = f"{ratio:.3g} of {group.size} indices rounds to none"
-            entries.append(Entry.of(group, reason=reason))
-            continue
-        scores = importance(group, criterion, seed)
-        removed = np.sort(np.argsort(scores, kind="stable")[:count])
-        entries.append(Entry.of(group, removed.tolist()))
-    return Plan(tuple(entries))
 
 
 def apply_plan(
