@@ -1,0 +1,280 @@
+"""Compare graphopt's quantization with onnxruntime's own: quality, size, speed, strays.
+
+Steps:
+  1. The model is simplified by graphopt; this is the float model that all start from and are
+     compared with. The samples are cut in two: two of three calibrate, one of three judges.
+  2. Each tool quantizes it, file in, file out, in a process of its own. One that fails gets
+     the line of its error.
+  3. The results run on the held-out samples; cosine, signal-to-noise and top-1 agreement are
+     those of the first output with the float model's.
+  4. All of them run in turn in onnxruntime, one thread, not spinning; the speed is the median
+     ratio to the float model. ``stray`` counts operators that were to run on integers and do
+     not.
+
+Typical usage:
+  python -m graphopt.tools.bench_quantize minilm.onnx --data sentences.npz
+  python -m graphopt.tools.bench_quantize resnet50.onnx --tools float,ort-static,static
+
+Known limitations: without --data the inputs are made up, and then only size, speed and strays
+mean anything. On a busy machine the times are those of a busy machine.
+"""
+
+from __future__ import annotations
+
+import json
+import pathlib
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import click
+import numpy as np
+
+if TYPE_CHECKING:
+    from graphopt.runtime import Runtime
+
+__all__ = ["main"]
+
+_GRAPHOPT = """
+import sys
+from graphopt import model_io, pipeline
+from graphopt.manager import PassManager
+from graphopt.passbase import Context
+from graphopt.samples import Samples
+source, target, data, text = sys.argv[1:5]
+model = model_io.load(source)
+context = Context(samples=Samples.from_path(data, model_io.input_specs(model)))
+with context.closing():
+    model, _ = PassManager(pipeline.parse(text)).run(model, context)
+    model_io.save(model, target)
+"""
+_PEER = """
+import sys
+import numpy, onnx
+from onnxruntime.quantization import *
+source, target, data, _ = sys.argv[1:5]
+class Reader(CalibrationDataReader):
+    def __init__(self):
+        arrays = dict(numpy.load(data))
+        size = min(map(len, arrays.values()))
+        self.feeds = iter([{k: v[i:i+1] for k, v in arrays.items()} for i in range(size)])
+    def get_next(self):
+        return next(self.feeds, None)
+"""
+_FAST = "['Conv', 'MatMul', 'Gemm', 'Add', 'MaxPool', 'GlobalAveragePool', 'AveragePool']"
+TOOLS: dict[str, tuple[str, str]] = {
+    "ort-dynamic": (_PEER + "quantize_dynamic(source, target)", ""),
+    "ort-dynamic-best": (
+        _PEER + "quantize_dynamic(source, target, op_types_to_quantize=['MatMul', 'Gemm'], "
+        "per_channel=True, extra_options={'MatMulConstBOnly': True})",
+        "",
+    ),
+    "ort-static": (_PEER + "quantize_static(source, target, Reader())", ""),
+    "ort-static-best": (
+        _PEER + f"quantize_static(source, target, Reader(), op_types_to_quantize={_FAST}, "
+        "per_channel=True, activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8)",
+        "",
+    ),
+    "dynamic": (_GRAPHOPT, "quantize-dynamic"),
+    "static": (_GRAPHOPT, "quantize-static"),
+    "half": (_GRAPHOPT, "quantize-dynamic{scope=half}"),
+    "static-half": (_GRAPHOPT, "quantize-static{scope=half}"),
+    "smooth-dynamic": (_GRAPHOPT, "smooth-quant,gptq,quantize-dynamic"),
+    "smooth-static": (_GRAPHOPT, "smooth-quant,gptq,quantize-static"),
+    "weights-8": (_GRAPHOPT, "quantize-weights"),
+    "weights-4": (_GRAPHOPT, "upgrade-opset{to=21},quantize-weights{bits=4}"),
+}
+"""Name -> (script, pipeline); a script gets source, target, samples and pipeline."""
+
+_PREPARE = "upgrade-opset{to=13},default"
+_TIMEOUT_S = 3600
+
+
+@click.command("bench_quantize", help=__doc__)
+@click.argument(
+    "models", nargs=-1, required=True, type=click.Path(exists=True, path_type=pathlib.Path)
+)
+@click.option(
+    "--data",
+    type=click.Path(exists=True, dir_okay=False, path_type=pathlib.Path),
+    help="Samples (.npz) for all the models; made up by default.",
+)
+@click.option("--tools", default=",".join(TOOLS), show_default=True, help="Which to run.")
+@click.option("--repetitions", type=click.IntRange(0), default=30, show_default=True)
+@click.option(
+    "--output",
+    type=click.Path(file_okay=False, path_type=pathlib.Path),
+    help="Folder that keeps the models.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of the table.")
+def main(
+    models: tuple[pathlib.Path, ...],
+    data: pathlib.Path | None,
+    tools: str,
+    repetitions: int,
+    output: pathlib.Path | None,
+    as_json: bool,
+) -> None:
+    """Run the tool; see the module docstring."""
+    from graphopt.runtime import Runtime
+
+    names = [name for name in tools.split(",") if name != "float"]
+    for name in names:
+        if name not in TOOLS:
+            raise click.UsageError(f"no tool {name!r}; there are: {', '.join(TOOLS)}")
+    rows: list[dict[str, Any]] = []
+    with tempfile.TemporaryDirectory() as temporary, Runtime() as runtime:
+        folder = output or pathlib.Path(temporary)
+        folder.mkdir(parents=True, exist_ok=True)
+        for model in models:
+            found = _bench(model, data, names, folder, repetitions, runtime)
+            rows += found
+            if not as_json:
+                _print(found)
+    if as_json:
+        click.echo(json.dumps(rows, indent=1))
+
+
+def _bench(
+    model: pathlib.Path,
+    data: pathlib.Path | None,
+    names: Sequence[str],
+    folder: pathlib.Path,
+    repetitions: int,
+    runtime: Runtime,
+) -> list[dict[str, Any]]:
+    calibration, held_out = _samples(model, data, folder)
+    prepared = folder / f"{model.stem}.float.onnx"
+    first = _run(model.stem, "float", (_GRAPHOPT, _PREPARE), model, prepared, calibration)
+    if "failed" in first:
+        return [first]
+    rows = [first]
+    for name in names:
+        target = folder / f"{model.stem}.{name}.onnx"
+        rows.append(_run(model.stem, name, TOOLS[name], prepared, target, calibration))
+    _measure([row for row in rows if "path" in row], held_out, repetitions, runtime)
+    return rows
+
+
+def _samples(
+    model: pathlib.Path, data: pathlib.Path | None, folder: pathlib.Path
+) -> tuple[pathlib.Path, list[dict[str, np.ndarray]]]:
+    """Write two thirds of the samples to a file, and return it and the other feeds."""
+    if data is None:
+        arrays = _made_up(model)
+    else:
+        with np.load(data) as archive:
+            arrays = {name: archive[name] for name in archive.files}
+    count = min(map(len, arrays.values()))
+    judges = np.arange(count) % 3 == 2
+    path = folder / f"{model.stem}.calibration.npz"
+    np.savez(path, **{name: array[:count][~judges] for name, array in arrays.items()})
+    feeds = [
+        {name: array[i : i + 1] for name, array in arrays.items()}
+        for i in np.flatnonzero(judges)
+    ]
+    return path, feeds
+
+
+def _made_up(model: pathlib.Path, count: int = 12) -> dict[str, np.ndarray]:
+    """Return images of noise, or sequences of 128 ids."""
+    from graphopt import model_io
+
+    rng = np.random.default_rng(0)
+    arrays: dict[str, np.ndarray] = {}
+    for spec in model_io.input_specs(model_io.load(model)):
+        sizes = [size if isinstance(size, int) else 128 for size in spec.shape[1:]]
+        if spec.dtype.kind == "f":
+            arrays[spec.name] = rng.standard_normal((count, *sizes)).astype(spec.dtype)
+        elif "mask" in spec.name or spec.name == "in1":
+            arrays[spec.name] = np.ones((count, *sizes), spec.dtype)
+        else:
+            arrays[spec.name] = rng.integers(1, 100, (count, *sizes)).astype(spec.dtype)
+    return arrays
+
+
+def _run(
+    stem: str,
+    name: str,
+    tool: tuple[str, str],
+    source: pathlib.Path,
+    target: pathlib.Path,
+    calibration: pathlib.Path,
+) -> dict[str, Any]:
+    """Run one tool; returns its row, with ``failed`` where it did."""
+    row: dict[str, Any] = {"model": stem, "tool": name}
+    script, text = tool
+    command = [sys.executable, "-c", script, *map(str, (source, target, calibration, text))]
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=_TIMEOUT_S, check=False
+        )
+    except subprocess.TimeoutExpired:
+        return {**row, "failed": f"took more than {_TIMEOUT_S} s"}
+    if done.returncode or not target.exists():
+        return {**row, "failed": (done.stderr.strip().splitlines() or ["?"])[-1][:160]}
+    return {**row, "path": str(target)}
+
+
+def _measure(
+    rows: list[dict[str, Any]],
+    feeds: Sequence[dict[str, np.ndarray]],
+    repetitions: int,
+    runtime: Runtime,
+) -> None:
+    """Add quality, bytes, speed and strays to ``rows``; the first one is the float model."""
+    from graphopt.errors import ExecutionError
+    from graphopt.metrics import DifferenceMeter
+    from graphopt.runtime.fusion_check import check_fusion
+
+    path = pathlib.Path(rows[0]["path"])
+    with runtime.session(path) as session:
+        expected = [next(iter(session.run(feed).values())) for feed in feeds]
+    for row in rows:
+        path = pathlib.Path(row["path"])
+        row["size_bytes"] = path.stat().st_size
+        meter = DifferenceMeter()
+        try:
+            with runtime.session(path) as session:
+                for index, (feed, real) in enumerate(zip(feeds, expected, strict=True)):
+                    meter.add(index, real, next(iter(session.run(feed).values())))
+            report = check_fusion(runtime.optimized_nodes(path))
+        except ExecutionError as error:
+            row["failed"] = error.message[:160]
+            continue
+        found = meter.result()
+        row |= {"cosine": found.cosine, "sqnr_db": found.sqnr_db, "top1": found.top1}
+        row["stray"] = len(report.stranded) + len(report.unfused)
+        row["integer"] = sum(report.integer.values())
+    sound = [row for row in rows if "failed" not in row]
+    if repetitions and feeds:
+        paths = [pathlib.Path(row["path"]) for row in sound]
+        times = runtime.latency(paths, feeds[0], repetitions)
+        for row, latency in zip(sound, times, strict=True):
+            row["latency_ms"], row["speedup"] = latency.median_ms, 1 / latency.ratio
+
+
+def _print(rows: Sequence[dict[str, Any]]) -> None:
+    click.echo(f"\n{rows[0]['model']}")
+    click.echo(
+        f"{'':18}{'cosine':>9}{'dB':>7}{'top-1':>8}{'MB':>8}{'ms':>9}{'x':>7}"
+        f"{'integer':>9}{'stray':>7}"
+    )
+    for row in rows:
+        if "failed" in row:
+            click.echo(f"{row['tool']:18} failed: {row['failed']}")
+            continue
+        top1 = f"{row['top1']:.3f}" if row["top1"] is not None else ""
+        latency = f"{row['latency_ms']:.1f}" if "latency_ms" in row else ""
+        speedup = f"{row['speedup']:.2f}" if "speedup" in row else ""
+        click.echo(
+            f"{row['tool']:18}{row['cosine']:>9.5f}{row['sqnr_db']:>7.1f}{top1:>8}"
+            f"{row['size_bytes'] / 1e6:>8.1f}{latency:>9}{speedup:>7}"
+            f"{row['integer']:>9}{row['stray']:>7}"
+        )
+
+
+if __name__ == "__main__":
+    main()
