@@ -40,7 +40,12 @@ class _Child:
                 stdout=self.noise,
                 stderr=self.noise,
                 pass_fds=[theirs.fileno()],
-                env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+                env={
+                    **os.environ,
+                    "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
+                    # From 1.29 on it sends names and hashes of models to its maker.
+                    "ORT_DISABLE_TELEMETRY": "1",
+                },
                 # Ctrl-C is for the parent, which then decides.
                 start_new_session=True,
             )

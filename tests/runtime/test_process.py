@@ -276,6 +276,20 @@ def test_the_child_takes_no_module_from_the_working_directory(process, tmp_path,
     assert hello(process)
 
 
+def test_the_child_reports_to_nobody(process, tmp_path, monkeypatch):
+    """onnxruntime keeps what it has to report in a file of its own below the home folder."""
+    monkeypatch.delenv("ORT_DISABLE_TELEMETRY", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    # Set in continuous integration, where it keeps quiet by itself.
+    monkeypatch.delenv("CI", raising=False)
+    hello(process)
+    folder = pathlib.Path(f"/proc/{process.pid}/fd")
+    opened = [os.readlink(entry) for entry in folder.iterdir()]
+    assert [name for name in opened if name.startswith(str(tmp_path))] == []
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_child_that_does_not_start_says_why(process, monkeypatch):
     monkeypatch.setattr(sys, "executable", "/bin/false")
     with pytest.raises(ExecutionError, match="exit status 1"):
