@@ -14,6 +14,7 @@ from graphopt.model_io.check_nodes import (
     check_text,
     label,
     standard_domain,
+    texts_of,
 )
 
 __all__ = ["GraphChecker"]
@@ -166,6 +167,7 @@ def _producers(body: Body, given: set[str]) -> dict[str, int]:
             *node.input,
             *node.output,
             *(node.name, node.op_type, node.domain, node.overload, node.doc_string),
+            *texts_of(node.metadata_props),
         )
         for name in node.output:
             if not name:

@@ -7,7 +7,6 @@ be put back on writing: sparse tensors, types with maps, training information.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
 
 import onnx
 
@@ -21,6 +20,7 @@ from graphopt.model_io.check_nodes import (
     check_text,
     label,
     standard_domain,
+    texts_of,
 )
 from graphopt.model_io.weights import Weights
 
@@ -75,7 +75,7 @@ class ModelChecker:
         """
         proto = self._proto
         check_text("the model", proto.producer_name, proto.producer_version, proto.domain,
-                   proto.doc_string, *_texts(proto.metadata_props))  # fmt: skip
+                   proto.doc_string, *texts_of(proto.metadata_props))  # fmt: skip
         if not proto.HasField("graph"):
             raise ModelError("no-graph", "the model has no graph.", hint="Export it again.")
         if not OLDEST_IR_VERSION <= proto.ir_version <= onnx.IR_VERSION:
@@ -115,6 +115,11 @@ class ModelChecker:
         calls: dict[FunctionId, set[FunctionId]] = {}
         for key, function in functions.items():
             own = imports
+            check_text(
+                f"function {function.name!r}",
+                *(function.name, function.domain, function.overload, function.doc_string),
+                *(*function.attribute, *texts_of(function.metadata_props)),
+            )
             if function.opset_import:
                 own = check_imports(function.opset_import, f"function {function.name!r}")
             checker = self._checker(Operators(own, functions))
@@ -134,7 +139,11 @@ class ModelChecker:
             raise NotOursError
 
     def _look_at_graph(self, graph: onnx.GraphProto) -> None:
-        check_text(f"graph {graph.name!r}", graph.name, graph.doc_string)
+        where = f"graph {graph.name!r}"
+        check_text(where, graph.name, graph.doc_string, *texts_of(graph.metadata_props))
+        for annotation in graph.quantization_annotation:
+            parameters = texts_of(annotation.quant_parameter_tensor_names)
+            check_text(where, annotation.tensor_name, *parameters)
         for tensor in graph.initializer:
             self._weights.look_at(tensor, f"initializer {tensor.name!r}", self._may_edit)
         for sparse in graph.sparse_initializer:
@@ -176,7 +185,7 @@ class ModelChecker:
                     raise ModelError("unsupported", f"{where} is a type with a map in it.")
 
     def _look_at_type(self, value: onnx.ValueInfoProto, where: str) -> None:
-        check_text(where, value.name, value.doc_string)
+        check_text(where, value.name, value.doc_string, *texts_of(value.metadata_props))
         if not self._check_type(value.type, where):
             self._may_edit()
             self.kept.types[value.name] = value.type.SerializeToString()
@@ -184,6 +193,7 @@ class ModelChecker:
 
     def _check_type(self, kind: onnx.TypeProto, where: str) -> bool:
         """Check a type; return whether ``onnx_ir`` can hold it."""
+        check_text(where, kind.denotation)
         which = kind.WhichOneof("value")
         if which in (None, "tensor_type", "sparse_tensor_type"):
             tensor = getattr(kind, which) if which else None
@@ -206,10 +216,6 @@ class ModelChecker:
                 self._may_edit()
                 dim.ClearField("dim_value")
                 self.kept.notes.append(f"{where} had a negative dimension: taken as unknown")
-
-
-def _texts(entries: Iterable[onnx.StringStringEntryProto]) -> list[str]:
-    return [text for entry in entries for text in (entry.key, entry.value)]
 
 
 def _function_ids(proto: onnx.ModelProto) -> dict[FunctionId, onnx.FunctionProto]:

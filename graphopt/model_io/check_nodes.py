@@ -16,6 +16,7 @@ __all__ = [
     "check_text",
     "label",
     "standard_domain",
+    "texts_of",
 ]
 
 FunctionId = tuple[str, str, str]
@@ -52,6 +53,11 @@ def check_text(where: str, *texts: str | bytes) -> None:
     for text in texts:
         if not isinstance(text, str):
             raise ModelError("encoding", f"{where} has text that is not UTF-8: {text!r:.80}.")
+
+
+def texts_of(entries: Iterable[onnx.StringStringEntryProto]) -> list[str]:
+    """Return the keys and values of metadata."""
+    return [text for entry in entries for text in (entry.key, entry.value)]
 
 
 def label(node: onnx.NodeProto, index: int) -> str:

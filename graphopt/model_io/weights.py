@@ -12,6 +12,7 @@ import onnx_ir as ir
 
 from graphopt.errors import ModelError
 from graphopt.model_io import check_tensors, sniff, wire
+from graphopt.model_io.check_nodes import check_text, texts_of
 from graphopt.model_io.opening import open_external
 from graphopt.model_io.source import SourceFile
 from graphopt.model_io.tensors import MappedTensor, SparseTensor
@@ -104,6 +105,7 @@ class Weights:
         Raises:
             ModelError: The tensor is not valid, or its data not where it should be.
         """
+        check_text(where, tensor.name, tensor.doc_string, *texts_of(tensor.metadata_props))
         if tensor.data_location == onnx.TensorProto.EXTERNAL:
             place = self._external(tensor, where)
             may_edit()
@@ -122,6 +124,7 @@ class Weights:
             ModelError: The tensor is not valid.
         """
         check_tensors.check_sparse(sparse, where)
+        check_text(where, sparse.values.name)
         copy = onnx.SparseTensorProto()
         copy.CopyFrom(sparse)
         dense = onnx.TensorProto(

@@ -945,3 +945,20 @@ def test_everything_is_on_the_disk_before_a_name_changes(tmp_path, monkeypatch, 
     model_io.save(loaded, tmp_path / "out.onnx", "always", durable=durable)
     renames = ["replace", "replace"]
     assert calls == (["fsync", "fsync", *renames, "fsync"] if durable else renames)
+
+
+TEXTS = ["tool", "1.2", "my.domain", "what it is", "two", "a graph", "hidden", "an input",
+         "TENSOR", "DATA_BATCH", "a node", "a weight", "SCALE_TENSOR", "a function", "slope",
+         "small", "Act"]  # fmt: skip
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_text_that_is_not_utf_8_is_refused_wherever_it_is(tmp_path, text):
+    old = text.encode()
+    content = rich().SerializeToString()
+    assert old in content
+    at = content.index(bytes([len(old)]) + old) + 1
+    path = tmp_path / "m.onnx"
+    path.write_bytes(content[:at] + b"\xff" + content[at + 1 :])
+    with pytest.raises(ModelError, match=r"model/(encoding|undefined-input)"):
+        model_io.load(path)
