@@ -39,7 +39,7 @@ DEFAULT = (
     "[fold-constants,fold-shapes,inline-if,eliminate-identity,eliminate-noop,fuse-reshapes,"
     "fuse-transposes,fuse-conv-batchnorm,fuse-conv-pad,fuse-scale,"
     "eliminate-common-subexpressions,"
-    "eliminate-dead-code,deduplicate-initializers],infer-shapes"
+    "eliminate-dead-code,deduplicate-initializers],add-before-layer-norm,infer-shapes"
 )
 PRESETS: dict[str, str] = {
     "simplify": SIMPLIFY,

@@ -17,10 +17,11 @@ def test_rewrites() -> None:
 
 
 def test_an_addition_with_other_uses_and_a_bias() -> None:
+    rest = "n = LayerNormalization(y, s)\n z = Add(n, y)"
     assert_rewrites(
         AddBeforeLayerNorm(),
-        f"{HEAD} {{ h = Add(x, b)\n y = Add(h, r)\n n = LayerNormalization(y, s)\n z = Add(n, y) }}",
-        f"{HEAD} {{ h = Add(x, b)\n y = Sum(h, r)\n n = LayerNormalization(y, s)\n z = Add(n, y) }}",
+        f"{HEAD} {{ h = Add(x, b)\n y = Add(h, r)\n {rest} }}",
+        f"{HEAD} {{ h = Add(x, b)\n y = Sum(h, r)\n {rest} }}",
     )
 
 
