@@ -148,7 +148,7 @@ def _optimize(exported: pathlib.Path, images: np.ndarray) -> dict[str, pathlib.P
     ratio = _prune_and_quantize(exported, int8, feeds)
     for path, passes in ((default, "default"), (pruned, _pruning(ratio))):
         graphopt.optimize(exported, passes, samples=feeds, output=path, options=_options())
-    return {"default": default, f"+ prune-channels {ratio}": pruned, "+ int8": int8}
+    return {"default": default, f"+ prune {ratio}": pruned, "+ int8": int8}
 
 
 def _prune_and_quantize(

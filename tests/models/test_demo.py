@@ -44,7 +44,7 @@ def test_every_step_has_its_row_and_file(folder: pathlib.Path) -> None:
     assert [row.step.split(" 0.")[0] for row in rows] == [
         "exported",
         "default",
-        "+ prune-channels",
+        "+ prune",
         "+ int8",
     ]
     files = [path, *(path.with_suffix(f".{s}.onnx") for s in ("default", "pruned", "int8"))]
@@ -75,7 +75,7 @@ def test_target_decides_how_much_is_pruned(
 ) -> None:
     path = folder / "student.onnx"
     monkeypatch.setattr(demo, "TARGET", 0.01)
-    assert rows_of(path)[2].step == "+ prune-channels 0.5"
+    assert rows_of(path)[2].step == "+ prune 0.5"
     monkeypatch.setattr(demo, "TARGET", 1.0)
     monkeypatch.setattr(demo, "RATIOS", (0.9,))
     with pytest.raises(ValidationError, match="top1"):
