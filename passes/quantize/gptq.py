@@ -27,18 +27,21 @@ Pre-trained Transformers", ICLR 2023, algorithm 1.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import logging
 from collections.abc import Iterator, Mapping
 from typing import ClassVar
 
 import numpy as np
+import numpy.typing as npt
 import onnx_ir as ir
 
 from graphopt.calibration.collect import accumulate
 from graphopt.calibration.gram import Gram
 from graphopt.calibration.qparams import QParams, channel_absmax, symmetric
-from graphopt.edit import Edit, Rewriter
+from graphopt.edit import Edit
 from graphopt.passbase import Context, Pass, PassResult, Promise
+from graphopt.rewrite import Reason
 
 from .gptq_rounding import gptq_round, output_error
 from .linear import Linear
@@ -84,41 +87,65 @@ class Gptq(Pass):
         # 1. and 2.
         groups = linear_groups(model, self, rewriter)
         samples = context.required_samples(self)
-        count = 0
+        # All of them before the first is changed, so that each is rounded for the inputs that
+        # the float model gives it, and does not depend on which others are rounded.
+        rounded: list[_Rounded] = []
         for part in _portions(groups):
             grams = accumulate(model, {name: Gram() for name in part}, samples, context)
             for name, group in part.items():
                 for linear in group:
-                    count += self._round(linear, grams[name], rewriter, context)
+                    found = self._round(linear, grams[name])
+                    if isinstance(found, Reason):
+                        rewriter.skip(self.name, linear.node, found.text)
+                    else:
+                        rounded.append(found)
+        count = 0
+        for one in rounded:
+            rewrite = functools.partial(_apply, one=one, context=context)
+            count += rewriter.apply(self.name, one.linear.node, rewrite) is not None
         summary = f"rounded {count} of {sum(map(len, groups.values()))} weights"
         logger.info("%s: %s", self.name, summary)
         return PassResult(model, count > 0, summary)
 
-    def _round(self, linear: Linear, gram: Gram, rewriter: Rewriter, context: Context) -> bool:
+    def _round(self, linear: Linear, gram: Gram) -> _Rounded | Reason:
         # 3.
         if not gram.is_finite or not gram.matrix.any():
-            text = "its activation is not finite, or nothing but 0"
-            rewriter.skip(self.name, linear.node, text)
-            return False
+            return Reason("its activation is not finite, or nothing but 0")
         weight = linear.matrix()
         qparams = symmetric(channel_absmax(weight, 1), 1)
         plain = output_error(qparams.round_trip(weight) - weight, gram.matrix)
         integers = gptq_round(weight, gram.matrix, qparams.scale, damping=self.damping)
-        rounded = qparams.dequantize(integers)
-        error = output_error(rounded - weight, gram.matrix)
+        error = output_error(qparams.dequantize(integers) - weight, gram.matrix)
         # 4.
         if error >= plain:
-            rewriter.skip(self.name, linear.node, "plain rounding loses no more")
-            return False
-        gain = 10 * np.log10(plain / error)
-        stored = np.ascontiguousarray(rounded.T if linear.is_transposed else rounded)
-        scales = QParams(qparams.scale, qparams.zero_point, linear.channel_axis)
+            return Reason("plain rounding loses no more")
+        return _Rounded(linear, integers, qparams, 10 * float(np.log10(plain / error)))
 
-        def rewrite(edit: Edit) -> None:
-            publish_scales(context, set_weight(edit, linear, stored), scales)
-            edit.note(f"the error of its products falls by {gain:.1f} dB")
 
-        return rewriter.apply(self.name, linear.node, rewrite) is not None
+@dataclasses.dataclass(frozen=True)
+class _Rounded:
+    """A weight that was rounded.
+
+    Attributes:
+        linear: Its operator.
+        integers: int8 ``[K, N]``.
+        qparams: One scale a column.
+        gain_db: By how much the error of the products falls.
+    """
+
+    linear: Linear
+    integers: npt.NDArray[np.int8]
+    qparams: QParams
+    gain_db: float
+
+
+def _apply(edit: Edit, one: _Rounded, context: Context) -> None:
+    linear, qparams = one.linear, one.qparams
+    data = qparams.dequantize(one.integers)
+    stored = np.ascontiguousarray(data.T if linear.is_transposed else data)
+    scales = QParams(qparams.scale, qparams.zero_point, linear.channel_axis)
+    publish_scales(context, set_weight(edit, linear, stored), scales)
+    edit.note(f"the error of its products falls by {one.gain_db:.1f} dB")
 
 
 def _portions(groups: Mapping[str, list[Linear]]) -> Iterator[dict[str, list[Linear]]]:

@@ -1,0 +1,144 @@
+"""The search for precisions, on made-up models whose best choice is known."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import hypothesis
+import pytest
+from graphopt.passes.quantize.auto_search import (
+    Choice,
+    Evaluation,
+    Outcome,
+    Search,
+    pareto_front,
+)
+from hypothesis import strategies as st
+
+NAMES = [f"op{i}" for i in range(16)]
+
+
+class Model:
+    """Each operator in integer costs quality and saves time."""
+
+    def __init__(self, harm: Sequence[float], saves: float = 0.04) -> None:
+        self.harm = dict(zip(NAMES, harm, strict=True))
+        self.saves = saves
+        self.asked: list[Choice] = []
+        self.timed: list[Choice] = []
+        self.interrupt_after = 1 << 30
+
+    def quality(self, choice: Choice) -> Evaluation:
+        self.asked.append(choice)
+        if len(self.asked) > self.interrupt_after:
+            raise KeyboardInterrupt
+        integer = [name for name in NAMES if name not in choice.kept]
+        harm = sum(self.harm[name] for name in integer)
+        return Evaluation(choice, 1 - harm, 1000 - 10 * len(integer))
+
+    def ratios(self, choices: Sequence[Choice]) -> list[float]:
+        self.timed += choices
+        return [1 - self.saves * (len(NAMES) - len(choice.kept)) for choice in choices]
+
+
+def search(model: Model, target: float, ranking: Sequence[str] = NAMES, **options) -> Outcome:
+    return Search({"static": ranking}, target, model, 1000, **options).run()
+
+
+FALLING = [0.1 / (1 + i) for i in range(16)]
+
+
+def test_all_in_integer_where_that_keeps_the_quality() -> None:
+    model = Model([0.0001] * 16)
+    outcome = search(model, 0.99)
+    assert outcome.best.choice == Choice("static")
+    assert outcome.is_complete
+    assert len(model.asked) == 1
+
+
+def test_as_few_as_possible_stay_behind() -> None:
+    model = Model(FALLING)
+    outcome = search(model, 0.9)
+    assert outcome.best.quality >= 0.9
+    assert outcome.best.choice.kept == tuple(sorted(NAMES[: len(outcome.best.choice.kept)]))
+    fewer = len(outcome.best.choice.kept) - 1
+    assert 1 - sum(FALLING[fewer:]) < 0.9
+    assert len(model.asked) <= 1 + 5 + len(outcome.best.choice.kept)
+
+
+def test_ranking_that_is_wrong_is_made_up_for() -> None:
+    harm = [0.0001] * 16
+    harm[15] = 0.5  # the ranking has it last
+    outcome = search(Model(harm), 0.99)
+    assert outcome.best.choice in (Choice(), Choice("static", ("op15",)))
+    swapped = [*NAMES[14:], *NAMES[:14]]
+    assert search(Model(harm), 0.99, swapped).best.choice.kept == ("op15",)
+
+
+def test_original_is_kept_where_integers_are_slower() -> None:
+    model = Model([0.0] * 16, saves=-0.05)
+    outcome = search(model, 0.9)
+    assert outcome.best.choice == Choice()
+    assert outcome.best.ratio == 1
+
+
+def test_gain_within_the_noise_of_the_clock_is_none() -> None:
+    assert search(Model([0.0] * 16, saves=0.001), 0.9).best.choice == Choice()
+
+
+def test_faster_scheme_wins() -> None:
+    class Two(Model):
+        def ratios(self, choices: Sequence[Choice]) -> list[float]:
+            return [0.5 if choice.scheme == "dynamic" else 0.6 for choice in choices]
+
+    model = Two([0.0] * 16)
+    found = Search({"static": NAMES, "dynamic": NAMES}, 0.9, model, 1000).run()
+    assert found.best.choice == Choice("dynamic")
+
+
+@pytest.mark.parametrize("after", range(12))
+def test_interrupted_search_returns_the_best_so_far(after: int) -> None:
+    model = Model(FALLING)
+    model.interrupt_after = after
+    outcome = search(model, 0.9)
+    assert not outcome.is_complete or len(model.asked) <= after
+    assert outcome.best.quality >= 0.9
+    assert outcome.best.ratio is not None
+
+
+def test_time_limit_is_kept() -> None:
+    model = Model(FALLING)
+    outcome = search(model, 0.9, go_on=lambda: len(model.asked) < 3)
+    assert len(model.asked) == 3
+    assert not outcome.is_complete
+
+
+def test_nothing_is_evaluated_or_timed_twice() -> None:
+    model = Model(FALLING)
+    search(model, 0.9)
+    assert len(set(model.asked)) == len(model.asked)
+    assert len(set(model.timed)) == len(model.timed)
+
+
+def test_only_what_keeps_the_quality_is_timed() -> None:
+    model = Model(FALLING)
+    outcome = search(model, 0.9)
+    for evaluation in outcome.evaluations:
+        assert (evaluation.ratio is not None) == (evaluation.quality >= 0.9)
+
+
+@hypothesis.given(st.lists(st.floats(0, 0.2), min_size=16, max_size=16), st.floats(0.5, 1.0))
+def test_quality_is_always_kept_and_never_slower(harm: list[float], target: float) -> None:
+    outcome = search(Model(harm), target)
+    assert outcome.best.quality >= target
+    assert outcome.best.ratio is not None
+    assert outcome.best.ratio <= 1
+
+
+def test_front_holds_what_nothing_beats() -> None:
+    def made(quality: float, ratio: float | None, size: int) -> Evaluation:
+        return Evaluation(Choice("s", (f"{quality}{ratio}{size}",)), quality, size, ratio)
+
+    fast, good, small = made(0.9, 0.4, 50), made(0.99, 0.7, 80), made(0.9, 0.9, 20)
+    beaten, unmeasured = made(0.9, 0.5, 60), made(1.0, None, 10)
+    assert pareto_front([good, beaten, fast, unmeasured, small]) == [fast, good, small]
