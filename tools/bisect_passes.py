@@ -72,7 +72,7 @@ def main(output: pathlib.Path | None, as_json: bool, **given: Any) -> int:
             check = script.read_check(given, recipe, runtime)
         key = {**given, "passes": recipe.text, "changed": recipe.model.stat().st_mtime_ns}
         record = Record(folder / "record.json" if output else None, _texts(key))
-        workplace = stack.enter_context(Isolated(given["timeout"]))
+        workplace = stack.enter_context(Isolated(given["timeout"], script.memory_bytes(given)))
         found = blame(recipe, check, workplace, folder, record=record, report=_report)
         record.finish()
         if output is None:

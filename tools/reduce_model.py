@@ -77,7 +77,7 @@ def main(output: pathlib.Path, as_is: bool, as_json: bool, **given: Any) -> int:
     )
     how = script.read_how(given, recipe)
     with contextlib.ExitStack() as stack:
-        workplace = stack.enter_context(Isolated(given["timeout"]))
+        workplace = stack.enter_context(Isolated(given["timeout"], script.memory_bytes(given)))
         runtime = stack.enter_context(contextlib.closing(Runtime(given["timeout"])))
         wanted = Failure(recipe, how, workplace, Verdict("differs")).verdict(case)
         if wanted.kind == "invalid":

@@ -17,9 +17,8 @@ from graphopt.debug.search import bisect, gallop
 from graphopt.errors import ExecutionError, ValidationError
 from graphopt.ledger import Application
 
-__all__ = ["Blame", "Maker", "blame", "most_checks"]
+__all__ = ["Blame", "blame", "most_checks"]
 
-Maker = Callable[[Recipe, Check, int | None, pathlib.Path], Attempt]
 Report = Callable[[str, Verdict], None]
 
 
@@ -68,7 +67,6 @@ def blame(
     *,
     record: Record | None = None,
     report: Report = lambda what, verdict: None,
-    maker: Maker = attempt,
 ) -> Blame:
     """Find the rewrite to blame in about ``log2`` of all the rewrites checks.
 
@@ -82,15 +80,12 @@ def blame(
         folder: Where ``good.onnx`` and ``bad.onnx`` are left.
         record: What is known already, and where the verdicts are written down.
         report: Called with what was checked and the verdict.
-        maker: What makes and checks one model in the workplace.
 
     Raises:
         ValidationError: The original itself does not pass.
     """
-    search = _Search(
-        recipe, check, workplace, folder, record or Record(None, {}), report, maker
-    )
-    return search.run()
+    record = record or Record(None, {})
+    return _Search(recipe, check, workplace, folder, record, report).run()
 
 
 class _Search:
@@ -102,14 +97,12 @@ class _Search:
         folder: pathlib.Path,
         record: Record,
         report: Report,
-        maker: Maker,
     ) -> None:
         self._recipe = recipe
         self._check = check
         self._workplace = workplace
         self._record = record
         self._report = report
-        self._maker = maker
         self._attempts: dict[int | None, Attempt] = {}
         self._verdicts: dict[int | None, Verdict] = {}
         self.good = folder / "good.onnx"
@@ -153,7 +146,7 @@ class _Search:
 
     def _make(self, limit: int | None, recipe: Recipe) -> Attempt:
         try:
-            return self._workplace.call(self._maker, recipe, self._check, limit, self._next)
+            return self._workplace.call(attempt, recipe, self._check, limit, self._next)
         except ExecutionError as error:
             return Attempt(verdict_of(error))
 

@@ -52,8 +52,8 @@ def verdict_of(error: Exception) -> Verdict:
     if isinstance(error, ExecutionError):
         case = error.code.partition("/")[2]
         return Verdict("failed" if case == "closed" else case, error.message)
-    if isinstance(error, MemoryError):
-        return Verdict("memory", str(error))
+    if isinstance(error, MemoryError) or isinstance(error.__cause__, MemoryError):
+        return Verdict("memory", " ".join(str(error).split()))
     text = error.message if isinstance(error, GraphoptError) else str(error)
     return Verdict("exception", " ".join(f"{type(error).__name__}: {text}".split()))
 

@@ -1,8 +1,13 @@
-"""Runs functions in a child process, so that whatever happens there is a result here."""
+"""Runs functions in a child process, so that whatever happens there is a result here.
+
+Every function gets a ``Runtime`` as its first argument, which lives as long as the process it
+runs in: starting onnxruntime takes longer than most of what is asked of it.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import multiprocessing
 import os
 import signal
@@ -12,6 +17,7 @@ from multiprocessing.connection import Connection
 from typing import Any, Protocol, Self, TypeVar, cast
 
 from graphopt.errors import ExecutionError
+from graphopt.runtime import Runtime
 
 __all__ = ["Direct", "Isolated", "Workplace"]
 
@@ -22,7 +28,7 @@ class Workplace(Protocol):
     """Where functions are run."""
 
     def call(self, function: Callable[..., T], *arguments: Any) -> T:
-        """Return what ``function`` returns; raise what it raises.
+        """Return what ``function(runtime, *arguments)`` returns; raise what it raises.
 
         Raises:
             ExecutionError: It did not come back.
@@ -30,12 +36,19 @@ class Workplace(Protocol):
         ...
 
 
+@dataclasses.dataclass(frozen=True)
 class Direct:
-    """Runs functions here: faster, but a crash is a crash."""
+    """Runs functions here: faster, but a crash is a crash.
+
+    Attributes:
+        runtime: What they get.
+    """
+
+    runtime: Runtime
 
     def call(self, function: Callable[..., T], *arguments: Any) -> T:
-        """Return what ``function`` returns; raise what it raises."""
-        return function(*arguments)
+        """Return what ``function(runtime, *arguments)`` returns; raise what it raises."""
+        return function(self.runtime, *arguments)
 
 
 class Isolated:
@@ -46,16 +59,19 @@ class Isolated:
 
     Args:
         timeout: Seconds after which the child is killed, with all it started; ``None``: never.
+        memory_bytes: Address space that the child, and each process it starts, may take;
+            ``None``: any. What goes beyond gets a ``MemoryError``, or dies.
     """
 
-    def __init__(self, timeout: float | None = None) -> None:
+    def __init__(self, timeout: float | None = None, memory_bytes: int | None = None) -> None:
         self._timeout = timeout
+        self._memory_bytes = memory_bytes
         self._context = multiprocessing.get_context("spawn")
         self._process: Any = None
         self._pipe: Connection | None = None
 
     def call(self, function: Callable[..., T], *arguments: Any) -> T:
-        """Return what ``function`` returns; raise what it raises.
+        """Return what ``function(runtime, *arguments)`` returns; raise what it raises.
 
         Raises:
             ExecutionError: The child died (case ``crashed``) or took too long (``timeout``).
@@ -101,7 +117,9 @@ class Isolated:
 
     def _start(self) -> None:
         self._pipe, there = self._context.Pipe()
-        self._process = self._context.Process(target=_serve, args=(there,), daemon=True)
+        self._process = self._context.Process(
+            target=_serve, args=(there, self._timeout, self._memory_bytes), daemon=True
+        )
         self._process.start()
         there.close()
 
@@ -116,21 +134,29 @@ class Isolated:
         return f"ended with exit code {code}"
 
 
-def _serve(pipe: Connection) -> None:
+def _serve(pipe: Connection, timeout: float | None, memory_bytes: int | None) -> None:
     os.setsid()
+    if memory_bytes is not None:
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
-    while True:
-        try:
-            function, arguments = pipe.recv()
-        except EOFError:
-            return
-        answer: tuple[Any, Exception | None]
-        try:
-            answer = (function(*arguments), None)
-        except Exception as error:
-            answer = (None, error)
-        try:
-            pipe.send(answer)
-        except Exception as error:  # it cannot be pickled
-            text = f"{type(error).__name__}: {error}. It was to say: {answer[1] or answer[0]}"
-            pipe.send((None, ExecutionError("failed", f"the answer cannot be sent: {text}")))
+    with Runtime(timeout) as runtime:
+        while True:
+            try:
+                function, arguments = pipe.recv()
+            except EOFError:
+                return
+            answer: tuple[Any, Exception | None]
+            try:
+                answer = (function(runtime, *arguments), None)
+            except Exception as error:
+                answer = (None, error)
+            try:
+                pipe.send(answer)
+            except Exception as error:  # it cannot be pickled
+                said = (
+                    f"{type(error).__name__}: {error}. It was to say: {answer[1] or answer[0]}"
+                )
+                refusal = ExecutionError("failed", f"the answer cannot be sent: {said}")
+                pipe.send((None, refusal))

@@ -87,16 +87,10 @@ class Attempt:
     last: Application | None = None
 
 
-def attempt(recipe: Recipe, check: Check, limit: int | None, output: pathlib.Path) -> Attempt:
-    """Make the model with at most ``limit`` rewrites, write it to ``output`` and check it."""
-    with Runtime() as runtime:
-        return attempt_with(runtime, recipe, check, limit, output)
-
-
-def attempt_with(
+def attempt(
     runtime: Runtime, recipe: Recipe, check: Check, limit: int | None, output: pathlib.Path
 ) -> Attempt:
-    """Do what ``attempt`` does with a runtime that is there already.
+    """Make the model with at most ``limit`` rewrites, write it to ``output`` and check it.
 
     Raises:
         GraphoptError: The input is bad or the check cannot be made: no verdict on a rewrite.

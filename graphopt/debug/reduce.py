@@ -6,7 +6,9 @@ import dataclasses
 import math
 import pathlib
 import tempfile
+import zlib
 from collections.abc import Callable, Collection, Sequence
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -16,22 +18,27 @@ from graphopt.debug import extract
 from graphopt.debug.checks import CommandCheck, NumericCheck, Verdict, verdict_of
 from graphopt.debug.extract import Case
 from graphopt.debug.isolated import Workplace
-from graphopt.debug.recipe import Recipe, attempt_with
+from graphopt.debug.recipe import Recipe, attempt
 from graphopt.debug.search import minimize
 from graphopt.errors import ExecutionError, GraphoptError
 from graphopt.runtime import Runtime
 
-__all__ = ["Failure", "Judge", "judge", "reduce_case", "save_case"]
+__all__ = ["Failure", "judge", "random_weights", "reduce_case", "save_case"]
 
-Judge = Callable[[Recipe, "dict[str, object] | CommandCheck", pathlib.Path], Verdict]
+FEW_ELEMENTS = 16
+"""Weights of no more than this say nothing about what a model was trained on."""
 
 
 def judge(
-    recipe: Recipe, how: dict[str, object] | CommandCheck, output: pathlib.Path
+    runtime: Runtime,
+    recipe: Recipe,
+    how: dict[str, Any] | CommandCheck,
+    output: pathlib.Path,
 ) -> Verdict:
     """Return whether the run ``recipe`` fails, and how.
 
     Args:
+        runtime: Where models are run.
         recipe: The run; its model is its own reference.
         how: Options of ``NumericCheck.of``, or a command.
         output: Where the result of the run is written.
@@ -39,24 +46,13 @@ def judge(
     Returns:
         ``Verdict("invalid")`` where the model itself does not run: that proves nothing.
     """
-    with Runtime(timeout=120) as runtime:
-        return judge_with(runtime, recipe, how, output)
-
-
-def judge_with(
-    runtime: Runtime,
-    recipe: Recipe,
-    how: dict[str, object] | CommandCheck,
-    output: pathlib.Path,
-) -> Verdict:
-    """Do what ``judge`` does with a runtime that is there already."""
     try:
         samples = recipe.samples()
         assert samples is not None
         options = {} if isinstance(how, CommandCheck) else how
-        check = NumericCheck.of(recipe.model, samples, runtime, **options)  # type: ignore[arg-type]
+        check = NumericCheck.of(recipe.model, samples, runtime, **options)
         chosen = how if isinstance(how, CommandCheck) else check
-        return attempt_with(runtime, recipe, chosen, None, output).verdict
+        return attempt(runtime, recipe, chosen, None, output).verdict
     except GraphoptError as error:
         return Verdict("invalid", error.message)
 
@@ -69,18 +65,16 @@ class Failure:
         how: See ``judge``.
         workplace: Where cases are tried.
         wanted: How the original fails.
-        judge_by: What judges in the workplace.
         report: Called with every case that fails the same way.
     """
 
     def __init__(
         self,
         recipe: Recipe,
-        how: dict[str, object] | CommandCheck,
+        how: dict[str, Any] | CommandCheck,
         workplace: Workplace,
         wanted: Verdict,
         *,
-        judge_by: Judge = judge,
         report: Callable[[Case], None] = lambda case: None,
     ) -> None:
         self.recipe = recipe
@@ -88,7 +82,6 @@ class Failure:
         self._how = how
         self._workplace = workplace
         self._wanted = wanted
-        self._judge = judge_by
         self._report = report
 
     def __call__(self, case: Case | None) -> bool:
@@ -110,9 +103,7 @@ class Failure:
             except (GraphoptError, ValueError) as error:  # onnx_ir cannot write it
                 return Verdict("invalid", str(error))
             try:
-                return self._workplace.call(
-                    self._judge, recipe, self._how, folder / "result.onnx"
-                )
+                return self._workplace.call(judge, recipe, self._how, folder / "result.onnx")
             except ExecutionError as error:
                 return verdict_of(error)
 
@@ -175,7 +166,7 @@ def reduce_case(
         if (extract.count_nodes(case.model), extract.weight_bytes(case.model)) == before:
             break
         hints = ()
-    return _other_weights(case, fails)
+    return random_weights(case, fails)[0]
 
 
 def _fewer_nodes(case: Case, fails: Failure, runtime: Runtime, hints: Collection[str]) -> Case:
@@ -301,28 +292,33 @@ def _smaller_sizes(case: Case, fails: Failure) -> Case:
     return case
 
 
-def _other_weights(case: Case, fails: Failure) -> Case:
-    """Replace weights by seeded random numbers: all of them, or else as many as can be."""
-    graph = case.model.graph
-    rng = np.random.default_rng(0)
+def random_weights(case: Case, fails: Failure) -> tuple[Case, list[str]]:
+    """Return the case with seeded random weights, and the names of those that had to stay.
+
+    All are replaced at once or, where the failure does not survive that, one by one. Those of
+    a few elements (an epsilon, an axis of two) are not named: they give nothing away.
+    """
     random: dict[str, np.ndarray] = {}
-    for name, value in graph.initializers.items():
+    for name, value in case.model.graph.initializers.items():
         tensor = value.const_value
         if tensor is None or value.dtype not in (ir.DataType.FLOAT, ir.DataType.FLOAT16):
             continue
         old = tensor.numpy()
-        scale = float(np.std(old)) if old.size > 1 else 0.0
-        scale = scale if math.isfinite(scale) and scale > 0 else 1.0
-        random[name] = (rng.standard_normal(old.shape) * scale + np.mean(old)).astype(
-            old.dtype
-        )
+        # As wide as they were, and no wider than that: nothing else of them is kept.
+        spread = float(np.std(old)) if old.size > 1 else 0.0
+        spread = spread if math.isfinite(spread) and spread > 0 else 1.0
+        rng = np.random.default_rng(zlib.crc32(name.encode()))
+        random[name] = (rng.standard_normal(old.shape) * spread).astype(old.dtype)
     if not random:
-        return case
+        return case, []
     every = extract.with_weights(case, random)
     if fails(every):
-        return every
+        return every, []
+    kept = []
     for name, data in random.items():
         one = extract.with_weights(case, {name: data})
         if fails(one):
             case = one
-    return case
+        elif data.size > FEW_ELEMENTS:
+            kept.append(name)
+    return case, kept

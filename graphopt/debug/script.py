@@ -25,6 +25,7 @@ __all__ = [
     "PATH",
     "Tool",
     "check_options",
+    "memory_bytes",
     "print_json",
     "print_table",
     "read_check",
@@ -156,6 +157,9 @@ def check_options(function: Function) -> Function:
             show_default=True,
             help="Seconds that one attempt may take.",
         ),
+        click.option(
+            "--memory", type=click.IntRange(64), help="Megabytes that one attempt may take."
+        ),
     )
 
 
@@ -212,6 +216,11 @@ def read_how(given: dict[str, Any], recipe: Recipe) -> CommandCheck | dict[str, 
         how["tolerance"] = Tolerance(rtol=given["rtol"] or 0.0, atol=given["atol"] or 0.0)
         how["promise"] = Promise.CLOSE
     return how
+
+
+def memory_bytes(given: dict[str, Any]) -> int | None:
+    """Return ``--memory`` in bytes."""
+    return None if given["memory"] is None else given["memory"] << 20
 
 
 def say(text: str) -> None:

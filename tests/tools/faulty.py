@@ -28,7 +28,7 @@ class Faulty(RulePass):
         at: Name of the node at which it goes wrong; empty: nowhere.
         how: What goes wrong there: ``"negate"``, ``"raise"`` (in the rewrite),
             ``"raise-early"`` (while matching), ``"invalid"`` (an operator that does not
-            exist), ``"kill"`` (the process dies), ``"hang"``.
+            exist), ``"kill"`` (the process dies), ``"hang"``, ``"memory"`` (it runs out).
     """
 
     name: ClassVar[str] = "faulty"
@@ -42,6 +42,8 @@ class Faulty(RulePass):
 
     def _match(self, node: ir.Node, facts):
         bad = node.name == self.at
+        if node.outputs[0].is_graph_output() and not bad:
+            return None  # an output needs a node
         if bad and self.how == "raise-early":
             raise ZeroDivisionError("on purpose, early")
 
@@ -56,6 +58,8 @@ class Faulty(RulePass):
                 os.kill(os.getpid(), signal.SIGSEGV)
             elif bad and self.how == "hang":
                 time.sleep(1000)
+            elif bad and self.how == "memory":
+                edit.note(f"{len(bytearray(1 << 36))} bytes")
             edit.replace(node.outputs[0], new)
             edit.remove(node)
 

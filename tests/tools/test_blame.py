@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import pathlib
 
 import faulty
@@ -15,7 +14,7 @@ from graphopt import model_io
 from graphopt.debug.blame import Blame, blame, most_checks
 from graphopt.debug.checks import CommandCheck, NumericCheck, Verdict
 from graphopt.debug.isolated import Direct, Isolated
-from graphopt.debug.recipe import Recipe, attempt_with
+from graphopt.debug.recipe import Recipe
 from graphopt.debug.record import Record
 from graphopt.errors import SamplesError, ValidationError
 from graphopt.passbase import Pass
@@ -35,8 +34,7 @@ def find(
     path = faulty.save_chain(tmp_path / "chain.onnx", size)
     recipe = Recipe(path, passes, path.with_suffix(".npz"), 3)
     check = NumericCheck.of(path, recipe.samples(), runtime)
-    maker = functools.partial(attempt_with, runtime)
-    return blame(recipe, check, Direct(), tmp_path, maker=maker, **options)
+    return blame(recipe, check, Direct(runtime), tmp_path, **options)
 
 
 def nodes(path: pathlib.Path) -> list[str]:
@@ -99,8 +97,7 @@ def test_the_pass_is_the_one_the_rewrite_belongs_to(runtime, tmp_path) -> None:
     path = faulty.save_chain(tmp_path / "chain.onnx", 4)
     recipe = Recipe(path, (*_parsed("[eliminate-dead-code],infer-shapes"), Faulty(at="i2")))
     check = NumericCheck.of(path, recipe.samples(), runtime)
-    maker = functools.partial(attempt_with, runtime)
-    found = blame(recipe, check, Direct(), tmp_path, maker=maker)
+    found = blame(recipe, check, Direct(runtime), tmp_path)
     assert found.pass_text == "faulty{at=i2}"
     assert found.entry.anchor == "i2"
     assert found.entry.number == found.number
@@ -126,17 +123,17 @@ def test_a_pass_that_changes_the_model_without_rewrites_is_named(runtime, tmp_pa
     assert found.verdict.kind == "differs"
 
 
-def test_an_original_that_fails_the_check_is_said(tmp_path: pathlib.Path) -> None:
+def test_an_original_that_fails_the_check_is_said(runtime, tmp_path: pathlib.Path) -> None:
     path = faulty.save_chain(tmp_path / "chain.onnx", 3)
     with pytest.raises(ValidationError, match="the original does not pass the check: command"):
-        blame(Recipe(path, (Faulty(),)), CommandCheck(("false",)), Direct(), tmp_path)
+        blame(Recipe(path, (Faulty(),)), CommandCheck(("false",)), Direct(runtime), tmp_path)
 
 
 def test_bad_input_is_an_error_and_no_verdict(runtime, tmp_path: pathlib.Path) -> None:
     path = faulty.save_chain(tmp_path / "chain.onnx", 3)
     recipe = Recipe(path, (Faulty(),), tmp_path / "missing.npz")
     with pytest.raises(SamplesError, match=r"missing\.npz"):
-        blame(recipe, CommandCheck(("true",)), Direct(), tmp_path)
+        blame(recipe, CommandCheck(("true",)), Direct(runtime), tmp_path)
 
 
 def test_of_several_wrong_rewrites_one_is_named(runtime, tmp_path) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import functools
 import pathlib
 
 import mutants
@@ -21,7 +20,7 @@ from graphopt.answers import answers, objection, tolerance_for
 from graphopt.debug.blame import blame, most_checks
 from graphopt.debug.checks import NumericCheck
 from graphopt.debug.isolated import Direct
-from graphopt.debug.recipe import Recipe, attempt_with
+from graphopt.debug.recipe import Recipe
 from graphopt.instruments import Safe
 from graphopt.manager import PassManager
 from graphopt.passbase import Context, Promise
@@ -87,8 +86,7 @@ def blamed(runtime: Runtime, fault: Fault, folder: pathlib.Path) -> tuple[int | 
     samples = Samples.from_feeds(fault.feeds)
     check = NumericCheck.of(path, samples, runtime)
     recipe = Recipe(path, (fault.mutant,))
-    maker = functools.partial(attempt_with, runtime)
-    found = blame(recipe, check, Direct(), folder, maker=maker)
+    found = blame(recipe, check, Direct(runtime), folder)
     return found.number, found.checks
 
 

@@ -8,41 +8,44 @@ import subprocess
 import sys
 import time
 
+import graphs
+import numpy as np
 import pytest
 
 from graphopt.debug.isolated import Direct, Isolated
 from graphopt.errors import ExecutionError, ModelError
+from graphopt.runtime import Runtime
 
 
-def double(value: int) -> int:
+def double(runtime: Runtime, value: int) -> int:
     print("not on stdout")
     return 2 * value
 
 
-def pid() -> int:
+def pid(runtime: Runtime) -> int:
     return os.getpid()
 
 
-def fail(error: Exception) -> None:
+def fail(runtime: Runtime, error: Exception) -> None:
     raise error
 
 
-def die(signum: int) -> None:
+def die(runtime: Runtime, signum: int) -> None:
     os.kill(os.getpid(), signum)
 
 
-def leave(code: int) -> None:
+def leave(runtime: Runtime, code: int) -> None:
     os._exit(code)
 
 
-def start_and_hang() -> None:
+def start_and_hang(runtime: Runtime) -> None:
     child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(1000)"])
     with open(os.environ["GRAPHOPT_TEST_PID"], "w") as file:
         file.write(str(child.pid))
     time.sleep(1000)
 
 
-def answer_with_a_function():
+def answer_with_a_function(runtime: Runtime):
     return lambda: 1
 
 
@@ -135,5 +138,24 @@ def test_nothing_is_left_at_the_end(place: Isolated) -> None:
     assert not alive(child)
 
 
-def test_direct_runs_here() -> None:
-    assert Direct().call(pid) == os.getpid()
+def run_one(runtime: Runtime, value: float) -> float:
+    with runtime.session(graphs.load("g (float x) => (float y) { y = Neg(x) }")) as session:
+        return float(session.run({"x": np.float32(value)})["y"])
+
+
+def test_the_runtime_works_there_and_here(place: Isolated) -> None:
+    assert place.call(run_one, 3.0) == -3.0
+    with Runtime() as runtime:
+        assert Direct(runtime).call(run_one, 4.0) == -4.0
+        assert Direct(runtime).call(pid) == os.getpid()
+
+
+def test_memory_can_be_limited() -> None:
+    with Isolated(timeout=30, memory_bytes=8 << 30) as place:
+        with pytest.raises(MemoryError):
+            place.call(take, 16 << 30)
+        assert place.call(double, 1) == 2
+
+
+def take(runtime: Runtime, size: int) -> int:
+    return len(bytearray(size))

@@ -24,7 +24,7 @@ from graphopt.debug.checks import Verdict
 from graphopt.debug.extract import Case
 from graphopt.debug.isolated import Direct
 from graphopt.debug.recipe import Recipe
-from graphopt.debug.reduce import Failure, judge_with, reduce_case, save_case
+from graphopt.debug.reduce import Failure, reduce_case, save_case
 from graphopt.passbase import Pass
 from graphopt.runtime import Runtime
 
@@ -37,8 +37,7 @@ def runtime():
 
 def failure(runtime: Runtime, *passes: Pass, wanted: str = "differs", **options) -> Failure:
     recipe = Recipe(pathlib.Path("model.onnx"), passes)
-    by = functools.partial(judge_with, runtime)
-    return Failure(recipe, {}, Direct(), Verdict(wanted), judge_by=by, **options)
+    return Failure(recipe, {}, Direct(runtime), Verdict(wanted), **options)
 
 
 def reduced(runtime: Runtime, fault: Fault) -> tuple[Case, Failure]:
@@ -115,17 +114,16 @@ def test_every_kind_of_failure_keeps_its_kind(runtime, how, kind, most) -> None:
     fails = failure(runtime, faulty.Faulty(at="i7", how=how))
     wanted = fails.verdict(Case(faulty.chain(12), ({"x": x},)))
     assert wanted.kind == kind
-    by = functools.partial(judge_with, runtime)
     recipe = Recipe(pathlib.Path("m"), (faulty.Faulty(at="i7", how=how),))
-    fails = Failure(recipe, {}, Direct(), wanted, judge_by=by)
+    fails = Failure(recipe, {}, Direct(runtime), wanted)
     small = reduce_case(Case(faulty.chain(12), ({"x": x},)), fails, runtime)
     assert extract.count_nodes(small.model) <= most
     assert fails.verdict(small).kind == kind
 
 
-def test_another_exception_is_another_failure() -> None:
+def test_another_exception_is_another_failure(runtime: Runtime) -> None:
     wanted = Verdict("exception", "PassError: fuse failed with ZeroDivisionError: oh no")
-    fails = Failure(Recipe(pathlib.Path("m"), ()), {}, Direct(), wanted)
+    fails = Failure(Recipe(pathlib.Path("m"), ()), {}, Direct(runtime), wanted)
     same = Verdict("exception", "PassError: other failed with ZeroDivisionError: elsewhere")
     assert fails.same(same)
     assert not fails.same(Verdict("exception", "PassError: fuse failed with KeyError: 'a'"))

@@ -1,0 +1,156 @@
+r"""Pack a failure into one file that shows it elsewhere, or replay such a file.
+
+Steps, for a model:
+  1. The pipeline is run on MODEL and checked. If it passes there is nothing to pack (exit
+     code 1).
+  2. MODEL is shrunk while it fails the same way (see reduce_model), and its weights become
+     seeded random numbers where the failure survives that, so that a private model stays
+     private. Where it does not, nothing is written unless --keep-weights allows it.
+  3. One .zip holds the model, its samples, the pipeline with its options, the seed, the
+     limits, the verdict, and the versions of all that matters.
+
+Steps, for a .zip:
+  1. It is unpacked in a temporary folder and run in a child process.
+  2. The verdict is compared: exit code 0 if the failure is seen again, 1 if not.
+
+Typical usage:
+  python -m graphopt.tools.repro model.onnx --passes default -o failure.zip
+  python -m graphopt.tools.repro failure.zip
+
+Known limitations: a --check command is packed as text; what it runs is not. Passes of other
+packages must be installed where the bundle is replayed. A bundle runs passes of this
+installation on a model from elsewhere; it holds no code of its own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import pathlib
+import tempfile
+from typing import Any
+
+import click
+
+from graphopt.debug import script
+
+__all__ = ["main"]
+
+SCHEMA = "graphopt/repro-result/1"
+
+
+@click.command("repro", cls=script.Tool, help=__doc__)
+@script.recipe_options
+@script.check_options
+@click.option("-o", "--output", type=script.PATH, help="The .zip to write.")
+@click.option("--no-reduce", is_flag=True, help="Pack the model as large as it is.")
+@click.option("--keep-weights", is_flag=True, help="The weights may be in the bundle.")
+def main(as_json: bool, **given: Any) -> int:
+    """Run the tool; see the module docstring."""
+    if given["model"].suffix == ".zip":
+        return _replay(given["model"], as_json=as_json)
+    if given["output"] is None:
+        raise click.UsageError("Missing option '-o' / '--output': the .zip to write.")
+    return _pack(given, as_json=as_json)
+
+
+def _pack(given: dict[str, Any], *, as_json: bool) -> int:
+    from graphopt import model_io
+    from graphopt.answers import first_feeds
+    from graphopt.debug import extract
+    from graphopt.debug.bundle import Bundle, BundleError, pack, versions_here
+    from graphopt.debug.checks import Verdict
+    from graphopt.debug.isolated import Isolated
+    from graphopt.debug.reduce import Failure, random_weights, reduce_case
+    from graphopt.runtime import Runtime
+
+    recipe = script.read_recipe(given)
+    samples = recipe.samples()
+    assert samples is not None
+    case = extract.Case(
+        model_io.load(recipe.model), tuple(first_feeds(samples, min(given["count"], 3)))
+    )
+    how = script.read_how(given, recipe)
+    memory = script.memory_bytes(given)
+    with contextlib.ExitStack() as stack:
+        workplace = stack.enter_context(Isolated(given["timeout"], memory))
+        wanted = Failure(recipe, how, workplace, Verdict("differs")).verdict(case)
+        if wanted.kind == "invalid":
+            raise click.UsageError(f"{given['model']} does not run: {wanted.detail}")
+        if wanted.passed:
+            click.echo("nothing to pack: the check passes", err=as_json)
+            return 1
+        script.say(f"it fails: {wanted}")
+        fails = Failure(recipe, how, workplace, wanted)
+        if not given["no_reduce"]:
+            runtime = stack.enter_context(contextlib.closing(Runtime(given["timeout"])))
+            case = reduce_case(case, fails, runtime)
+        if not given["keep_weights"]:
+            case, private = random_weights(case, fails)
+            if private:
+                raise BundleError(
+                    "weights",
+                    f"without the weights {', '.join(private[:3])} the failure does not show.",
+                    hint="Add --keep-weights if they may be in the bundle.",
+                )
+        verdict = fails.verdict(case)
+    bundle = Bundle(recipe, how, verdict, given["timeout"], memory, versions_here())
+    size = pack(bundle, case, given["output"])
+    result = {
+        "schema": SCHEMA,
+        "bundle": str(given["output"]),
+        "size_bytes": size,
+        "verdict": dataclasses.asdict(verdict),
+        "nodes": extract.count_nodes(case.model),
+    }
+    if as_json:
+        script.print_json(result)
+    else:
+        click.echo(f"wrote {given['output']}: {size:,} bytes, {result['nodes']} nodes")
+        click.echo(f"  {verdict}")
+    return 0
+
+
+def _replay(path: pathlib.Path, *, as_json: bool) -> int:
+    from graphopt.debug.bundle import unpack, versions_here
+    from graphopt.debug.checks import verdict_of
+    from graphopt.debug.isolated import Isolated
+    from graphopt.debug.reduce import Failure, judge
+    from graphopt.errors import ExecutionError
+
+    with contextlib.ExitStack() as stack:
+        folder = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        bundle = unpack(path, folder)
+        workplace = stack.enter_context(Isolated(bundle.timeout, bundle.memory_bytes))
+        try:
+            verdict = workplace.call(judge, bundle.recipe, bundle.how, folder / "result.onnx")
+        except ExecutionError as error:
+            verdict = verdict_of(error)
+        same = Failure(bundle.recipe, bundle.how, workplace, bundle.verdict).same(verdict)
+    here = versions_here()
+    other = {
+        name: (there, here.get(name, ""))
+        for name, there in bundle.versions.items()
+        if here.get(name, "") != there
+    }
+    if as_json:
+        script.print_json(
+            {
+                "schema": SCHEMA,
+                "reproduced": same,
+                "wanted": dataclasses.asdict(bundle.verdict),
+                "found": dataclasses.asdict(verdict),
+                "other_versions": other,
+            }
+        )
+    else:
+        click.echo("the failure is seen again" if same else "the failure is not seen here")
+        click.echo(f"  then: {bundle.verdict}")
+        click.echo(f"  now:  {verdict}")
+        for name, (there, now) in other.items():
+            click.echo(f"  {name}: {there} then, {now} now")
+    return 0 if same else 1
+
+
+if __name__ == "__main__":
+    main()
