@@ -128,6 +128,7 @@ def judge(
     tolerance: Tolerance,
     metric: str = "cosine",
     target: float | None = None,
+    allowed: float = 1.0,
 ) -> OutputComparison:
     """Judge one output.
 
@@ -139,6 +140,7 @@ def judge(
         tolerance: For ``Promise.CLOSE``; that of the meter that measured ``difference``.
         metric: For ``Promise.LOSSY``: what ``target`` is measured in.
         target: The least that ``metric`` must be; ``None``: reported, not judged.
+        allowed: For ``Promise.CLOSE``: how many times ``tolerance`` it may differ by.
 
     Raises:
         ValueError: ``difference`` was measured with another tolerance.
@@ -160,7 +162,7 @@ def judge(
         # Numbers of things, indices and words are the same or they are not.
         reason = _exact(difference)
     else:
-        reason = _close(difference, tolerance)
+        reason = _close(difference, tolerance, allowed)
     return OutputComparison(name, dtype, difference, not reason, reason)
 
 
@@ -182,8 +184,8 @@ def _where(difference: Difference) -> str:
     return f"(worst in sample {difference.worst_sample})"
 
 
-def _close(difference: Difference, tolerance: Tolerance) -> str:
-    if difference.needed <= 1:
+def _close(difference: Difference, tolerance: Tolerance, allowed: float) -> str:
+    if difference.needed <= allowed:
         return ""
     text = (
         f"it differs by up to {difference.max_abs:.3g} where the largest value is "
@@ -191,7 +193,8 @@ def _close(difference: Difference, tolerance: Tolerance) -> str:
     )
     if math.isinf(difference.needed):
         return text
-    return f"{text}; {tolerance.scaled(difference.needed)} would have passed, not {tolerance}"
+    needed, given = tolerance.scaled(difference.needed), tolerance.scaled(allowed)
+    return f"{text}; {needed} would have passed, not {given}"
 
 
 def _lossy(difference: Difference, metric: str, target: float | None) -> str:

@@ -7,6 +7,8 @@ import signal
 
 import graphs
 import numpy as np
+import onnx
+import onnx.helper as oh
 import onnx_ir as ir
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -836,3 +838,57 @@ def test_every_model_is_what_it_is(runtime, text):
         head + "}, float e = {0.01}> {" + body.rstrip("} ") + " y = Add (u, e) }"
     )
     assert "it differs by up to" in check(runtime, original, wrong, samples=samples).reason
+
+
+def sensitive(bias: float = 0.0, *, fused: bool = False) -> ir.Model:
+    """A convolution whose roundings are blown up; ``fused``: its normalization is in it."""
+    rng = np.random.default_rng(0)
+    weight = rng.standard_normal((4, 8, 3, 3)).astype(np.float32)
+    factor = rng.uniform(0.5, 2, 4).astype(np.float32)
+    shift = np.full(4, bias, np.float32)
+    nodes = [oh.make_node("Conv", ["x", "w", "b"] if fused else ["x", "w"], ["c"])]
+    tensors = {"w": weight * factor[:, None, None, None] if fused else weight}
+    if fused:
+        tensors["b"] = shift
+        nodes.append(oh.make_node("Identity", ["c"], ["n"]))
+    else:
+        zeros, ones = np.zeros(4, np.float32), np.ones(4, np.float32)
+        tensors |= {"f": factor, "s": shift, "z": zeros, "o": ones}
+        nodes.append(
+            oh.make_node("BatchNormalization", ["c", "f", "s", "z", "o"], ["n"], epsilon=0.0)
+        )
+    tensors["k"] = np.float32(50)
+    nodes += [oh.make_node("Mul", ["n", "k"], ["m"]), oh.make_node("Sin", ["m"], ["y"])]
+    graph = oh.make_graph(
+        nodes,
+        "g",
+        [oh.make_tensor_value_info("x", 1, ["N", 8, 6, 6])],
+        [oh.make_tensor_value_info("y", 1, ["N", 4, 4, 4])],
+        [
+            onnx.numpy_helper.from_array(np.asarray(data), name)
+            for name, data in tensors.items()
+        ],
+    )
+    opsets = [oh.make_opsetid("", 21)]
+    return ir.from_proto(oh.make_model(graph, opset_imports=opsets, ir_version=10))
+
+
+def test_a_sensitive_model_is_allowed_what_the_runtime_does_to_it(runtime):
+    x = np.random.default_rng(1).standard_normal((4, 8, 6, 6)).astype(np.float32)
+    samples = Samples.from_feeds([{"x": x}])
+
+    comparison = check(runtime, sensitive(), sensitive(fused=True), samples=samples)
+
+    assert max(output.difference.needed for output in comparison.levels[0].outputs) > 1
+    assert comparison.passed, comparison.reason
+    assert any("sensitive to the order" in note for note in comparison.notes)
+
+
+def test_a_sensitive_model_is_no_excuse_for_an_error(runtime):
+    x = np.random.default_rng(1).standard_normal((4, 8, 6, 6)).astype(np.float32)
+    samples = Samples.from_feeds([{"x": x}])
+
+    comparison = check(runtime, sensitive(), sensitive(1e-3, fused=True), samples=samples)
+
+    assert not comparison.passed
+    assert "not rtol=" in comparison.reason

@@ -1,8 +1,6 @@
 """Models that were made elsewhere, through the same command line as everything else.
 
-The files are fetched where the cache does not hold them. Text recognition through ``default``
-has a test of its own: on samples where a softmax is decided narrowly, the re-association of
-float32 moves it by more than the default tolerance, and ``--data`` with such samples fails.
+The files are fetched where the cache does not hold them.
 """
 
 import json
@@ -37,6 +35,7 @@ def cache() -> None:
     [
         ("minilm", "default"),
         ("minilm", "int8-dynamic"),
+        ("ocr", "default"),
         ("ocr", "int8-dynamic"),
         ("speech", "default"),
         ("speech", "int8-dynamic"),
