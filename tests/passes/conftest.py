@@ -10,7 +10,7 @@ from graphopt.runtime import Runtime
 
 @pytest.fixture(scope="session")
 def runtime() -> Iterator[Runtime]:
-    """One child process with onnxruntime for all tests; starting it takes a third of a second."""
+    """One child process with onnxruntime for all tests; starting one takes a while."""
     with Runtime() as runtime:
         yield runtime
 
