@@ -12,7 +12,7 @@ import numpy as np
 from graphopt.analysis.coupling.cells import ALWAYS
 from graphopt.analysis.coupling.groups import Dimensions, Group
 
-__all__ = ["Limits", "kept_count", "select", "uniform"]
+__all__ = ["Limits", "allowed_counts", "kept_count", "select", "uniform"]
 
 CONV_MULTIPLE = 16
 """Channels of a float Conv are processed in blocks of this many by onnxruntime on CPUs with
@@ -37,6 +37,7 @@ class Limits:
         minimum: Indices that every group keeps.
         multiple_of: Kept counts are multiples of this; 0: what the kernels like.
         statistics: Cut axes that a normalization takes statistics over, too.
+        maximum: Largest share of its indices that a group loses under a budget.
     """
 
     include: tuple[str, ...] = ()
@@ -44,6 +45,7 @@ class Limits:
     minimum: int = 1
     multiple_of: int = 0
     statistics: bool = False
+    maximum: float = 0.9
 
 
 def select(
@@ -162,6 +164,22 @@ def _multiples(group: Group, limits: Limits) -> list[int]:
         for wide in (CONV_MULTIPLE, CONV_MULTIPLE // 2, CONV_MULTIPLE // 4)
     ]
     return [*dict.fromkeys(found), 1]
+
+
+def allowed_counts(group: Group, limits: Limits) -> list[int]:
+    """Return the counts that ``group`` may keep under a budget, descending, not all of it.
+
+    Multiples that the kernels like where there are at least four of them to choose from.
+    """
+    least = max(limits.minimum, 1, math.ceil(group.size * (1 - limits.maximum) - 1e-9))
+    for multiple in _multiples(group, limits):
+        first = math.ceil(least / multiple) * multiple
+        counts = list(range(first, group.size, multiple))
+        if len(counts) >= 3 or multiple == 1 or limits.multiple_of:
+            break
+    # A finer choice than this changes nothing that can be measured.
+    step = max(1, len(counts) // 32)
+    return counts[::step][::-1]
 
 
 def uniform(groups: Sequence[Group], ratio: float, limits: Limits) -> dict[str, int]:

@@ -2,58 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Literal, TypeAlias, get_args
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
-import onnx_ir as ir
 
-from graphopt.analysis.coupling.groups import Dimensions, Group
-from graphopt.passbase import Context
-from graphopt.samples import Samples
+from graphopt.analysis.coupling.groups import Dimensions
 
-from .allocation import Limits, select, uniform
-from .importance import importance
+from .allocation import Limits, allowed_counts, kept_count, select
+from .budget import Option, Savings, options_of, solve
+from .latency import SHARES, Stopwatch, fit_to_latency
 from .plan import Entry, Plan
-from .second_order import (
-    Consumer,
-    consumers_of,
-    diagonals,
-    grams,
-    obs_order,
-    sums_bytes,
-    wanda,
-)
+from .ranking import Choice, Measuring, Ranking, rank
 
-__all__ = ["MEASURED", "Choice", "Measuring", "make_plan"]
-
-Choice: TypeAlias = Literal[
-    "l1", "l2", "geometric-median", "batchnorm", "random", "wanda", "obs"
-]
-
-MEASURED = frozenset({"wanda", "obs"})
-"""Criteria that look at activations."""
-
-assert set(get_args(Choice)) >= MEASURED
+__all__ = ["Budget", "make_plan"]
 
 
-class Measuring:
-    """What criteria that look at activations need.
+@dataclasses.dataclass(frozen=True)
+class Budget:
+    """What may be left of the model, as shares; 0: no such target.
 
-    Args:
-        model: The model, before anything is cut.
-        samples: What it is run on.
-        context: Gives the runtime, the seed and the progress.
-        limit_bytes: What sums over activations may take at a time.
+    Attributes:
+        parameters: Elements of all constants.
+        macs: Multiplications of a run.
+        latency: Measured time of a run.
     """
 
-    def __init__(
-        self, model: ir.Model, samples: Samples, context: Context, limit_bytes: int
-    ) -> None:
-        self.model = model
-        self.samples = samples
-        self.context = context
-        self.limit_bytes = limit_bytes
+    parameters: float = 0.0
+    macs: float = 0.0
+    latency: float = 0.0
+
+    def __bool__(self) -> bool:
+        return bool(self.parameters or self.macs or self.latency)
 
 
 def make_plan(
@@ -63,82 +43,147 @@ def make_plan(
     limits: Limits,
     seed: int = 0,
     measuring: Measuring | None = None,
+    budget: Budget | None = None,
+    stopwatch: Stopwatch | None = None,
 ) -> Plan:
     """Return what to remove from every group; nothing is changed.
 
     Args:
         dimensions: The groups of the model.
-        ratio: Share of the indices that every group loses.
+        ratio: Share of the indices that every group loses, where there is no budget.
         criterion: How the importance of an index is measured.
         limits: What may be cut, and how far.
         seed: Seed of ``random``.
         measuring: What ``wanda`` and ``obs`` need.
+        budget: What may be left of the model.
+        stopwatch: What a budget of time is measured with.
     """
-    groups, reasons = select(dimensions, limits, ratio)
-    kept = uniform(groups, ratio, limits)
-    counts = [(group, group.size - kept[group.name]) for group in groups]
-    wanted = [(group, count) for group, count in counts if count]
-    removed = dict(_choose(dimensions, wanted, criterion, seed, measuring))
+    budget = budget or Budget()
+    groups, reasons = select(dimensions, limits, limits.maximum / 2 if budget else ratio)
+    if budget:
+        most = [(g, g.size - min(allowed_counts(g, limits), default=g.size)) for g in groups]
+    else:
+        most = [(group, group.size - kept_count(group, ratio, limits)) for group in groups]
+    wanted = [(group, count) for group, count in most if count]
+    rankings = {r.group.name: r for r in rank(dimensions, wanted, criterion, seed, measuring)}
+    counts = {name: len(one.order) for name, one in rankings.items()}
+    if budget:
+        ordered = [rankings[group.name] for group, _ in wanted]
+        kept = _within(budget, dimensions, ordered, limits, stopwatch)
+        counts = {name: rankings[name].group.size - kept[name] for name in kept}
     entries: list[Entry] = []
     for group in dimensions.groups:
-        if group.name in removed:
-            entries.append(Entry.of(group, removed[group.name].tolist()))
+        count = counts.get(group.name, 0)
+        if count:
+            removed = rankings[group.name].removed(count)
+            entries.append(Entry.of(group, removed.tolist()))
             continue
-        rounded = f"{ratio:.3g} of {group.size} indices rounds to none"
-        entries.append(Entry.of(group, reason=reasons.get(group.name, rounded)))
+        none = (
+            "it costs more than it saves under the budget"
+            if budget
+            else f"{ratio:.3g} of {group.size} indices rounds to none"
+        )
+        entries.append(Entry.of(group, reason=reasons.get(group.name, none)))
     return Plan(tuple(entries))
 
 
-def _choose(
+def _within(
+    budget: Budget,
     dimensions: Dimensions,
-    wanted: Sequence[tuple[Group, int]],
-    criterion: Choice,
-    seed: int,
-    measuring: Measuring | None,
-) -> Iterator[tuple[str, np.ndarray]]:
-    """Yield the name of each group and the indices that go, ascending."""
-    if criterion not in MEASURED:
-        for group, count in wanted:
-            yield group.name, _lowest(importance(group, criterion, seed), count)  # type: ignore[arg-type]
-        return
-    assert measuring is not None, "activations are measured on something"
-    readers = {group.name: consumers_of(dimensions, group) for group, _ in wanted}
-    if criterion == "wanda":
-        layers = [one.layer for group, _ in wanted for one in readers[group.name]]
-        sizes = diagonals(measuring.model, layers, measuring.samples, measuring.context)
-        for group, count in wanted:
-            scores = wanda(group, readers[group.name], sizes)
-            if scores is None:
-                scores = importance(group, "l2")
-            yield group.name, _lowest(scores, count)
-        return
-    for part in _batches(wanted, readers, measuring.limit_bytes):
-        layers = [one.layer for group, _ in part for one in readers[group.name]]
-        sums = grams(measuring.model, layers, measuring.samples, measuring.context)
-        for group, count in part:
-            chosen = obs_order(group, readers[group.name], sums, count)
-            if chosen is None:
-                chosen = _lowest(importance(group, "l2"), count)
-            yield group.name, chosen
+    rankings: Sequence[Ranking],
+    limits: Limits,
+    stopwatch: Stopwatch | None,
+) -> dict[str, int]:
+    """Return how many indices each group keeps so that every target is met."""
+    kept = {one.group.name: one.group.size for one in rankings}
+    for target, count in (
+        (budget.parameters, dimensions.parameters),
+        (budget.macs, dimensions.multiplications),
+    ):
+        if target:
+            found = _counted(dimensions, rankings, limits, count, target)
+            kept = {name: min(kept[name], found[name]) for name in kept}
+    if budget.latency:
+        assert stopwatch is not None, "time is measured with something"
+        found = _timed(stopwatch, rankings, limits, budget.latency)
+        kept = {name: min(kept[name], found[name]) for name in kept}
+    return kept
 
 
-def _lowest(scores: np.ndarray, count: int) -> np.ndarray:
-    return np.sort(np.argsort(scores, kind="stable")[:count])
+def _counted(
+    dimensions: Dimensions,
+    rankings: Sequence[Ranking],
+    limits: Limits,
+    count: Callable[[np.ndarray], int],
+    target: float,
+) -> dict[str, int]:
+    """Meet a target of something that can be counted for any cut."""
+    nothing = np.zeros(dimensions.atom_count, bool)
+    whole = count(nothing) or 1
+
+    def share(kept: Mapping[str, int]) -> float:
+        dead = nothing.copy()
+        for one in rankings:
+            gone = one.order[: one.group.size - kept[one.group.name]]
+            dead[one.group.atoms[gone]] = True
+        return count(dead) / whole
+
+    options: dict[str, list[Option]] = {}
+    full = {one.group.name: one.group.size for one in rankings}
+    for one in rankings:
+        # What a group costs is affine in how many indices it keeps.
+        some = len(one.order)
+        each = (1 - share({**full, one.group.name: one.group.size - some})) / some
+        options[one.group.name] = options_of(one, _linear(one, each), limits)
+    return solve(options, share, target)
 
 
-def _batches(
-    wanted: Sequence[tuple[Group, int]],
-    readers: dict[str, list[Consumer]],
-    limit_bytes: int,
-) -> list[list[tuple[Group, int]]]:
-    """Divide groups into parts whose sums fit in memory; one group is always a part."""
-    parts: list[list[tuple[Group, int]]] = []
-    room = 0
-    for group, count in wanted:
-        size = sum(sums_bytes(one.layer) for one in readers[group.name])
-        if not parts or size > room:
-            parts.append([])
-            room = limit_bytes
-        parts[-1].append((group, count))
-        room -= size
-    return parts
+def _linear(ranking: Ranking, each: float) -> Savings:
+    size = ranking.group.size
+    return lambda kept: (size - kept) * each
+
+
+def _timed(
+    stopwatch: Stopwatch, rankings: Sequence[Ranking], limits: Limits, target: float
+) -> dict[str, int]:
+    """Meet a target of time: from a table of each group alone, corrected by measurements."""
+
+    def counts(ranking: Ranking) -> list[int]:
+        allowed = allowed_counts(ranking.group, limits)
+        near = [
+            min(allowed, key=lambda kept: abs(kept - share * ranking.group.size))
+            for share in SHARES
+        ]
+        return sorted(set(near))
+
+    table = stopwatch.table(rankings, counts)
+    options = {
+        one.group.name: options_of(one, _interpolated(one, table[one.group.name]), limits)
+        for one in rankings
+    }
+
+    def predicted(kept: Mapping[str, int]) -> float:
+        saved = 0.0
+        for name, mine in options.items():
+            saved += next(one.saving for one in mine if one.kept == kept[name])
+        return 1.0 - saved
+
+    reached = fit_to_latency(
+        target,
+        lambda aim: solve(options, predicted, aim),
+        lambda kept: stopwatch.measure(rankings, kept),
+    )
+    return reached.kept
+
+
+def _interpolated(ranking: Ranking, measured: Mapping[int, float]) -> Savings:
+    """Return savings between what was measured; a cut that seems to cost time saves none."""
+    size = ranking.group.size
+    counts = sorted({**measured, size: 0.0})
+    known = [max(measured.get(count, 0.0), 0.0) for count in counts]
+    if counts[0] > 1 and len(counts) > 1:
+        slope = (known[0] - known[-1]) / (counts[-1] - counts[0])
+        counts, known = [0, *counts], [known[0] + slope * counts[0], *known]
+    # More removed never saves less.
+    known = np.maximum.accumulate(known[::-1])[::-1].tolist()
+    return lambda kept: float(np.interp(kept, counts, known))

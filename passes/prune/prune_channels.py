@@ -42,8 +42,10 @@ from graphopt.passbase import Context, Pass, PassResult, Promise
 
 from .allocation import Limits
 from .compaction import Compactor
+from .latency import Stopwatch
 from .plan import Plan
-from .planning import MEASURED, Measuring, make_plan
+from .planning import Budget, make_plan
+from .ranking import MEASURED, Measuring
 from .recovery import recover, recovery_summary
 
 if TYPE_CHECKING:
@@ -57,7 +59,12 @@ class PruneChannels(Pass):
     """Remove the least important indices of every dimension; see the module docstring.
 
     Attributes:
-        ratio: Share of the indices that every group loses, 0 to 1.
+        ratio: Share of the indices that every group loses, 0 to 1; where there is a budget it
+            says nothing.
+        parameters, macs, latency: Budgets: what may be left of the parameters, of the
+            multiplications, of the measured time of a run, as a share of the original's; 0: no
+            such budget. Groups then lose as much as costs least; several budgets are all met.
+        maximum: Largest share of its indices that a group loses under a budget.
         criterion: How the importance of an index is measured: by the weights (``l1``, ``l2``,
             ``geometric-median``, ``batchnorm``: its scale), by the weights that read it and
             what they read on the samples (``wanda``), by what the outputs of the layers that
@@ -85,6 +92,10 @@ class PruneChannels(Pass):
     criterion: Literal[
         "l1", "l2", "geometric-median", "batchnorm", "random", "wanda", "obs"
     ] = "l2"
+    parameters: float = 0.0
+    macs: float = 0.0
+    latency: float = 0.0
+    maximum: float = 0.9
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
     minimum: int = 1
@@ -98,6 +109,11 @@ class PruneChannels(Pass):
     def __post_init__(self) -> None:
         if not 0 <= self.ratio < 1:
             raise ValueError(f"ratio must be at least 0 and below 1, got {self.ratio}")
+        if not 0 <= self.maximum < 1:
+            raise ValueError(f"maximum must be at least 0 and below 1, got {self.maximum}")
+        for name in ("parameters", "macs", "latency"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} must be at least 0 and at most 1")
         if self.minimum < 1 or self.multiple_of < 0:
             raise ValueError("minimum must be at least 1 and multiple_of at least 0")
 
@@ -105,21 +121,40 @@ class PruneChannels(Pass):
         """Analyse, plan, cut."""
         dimensions = find_groups(analyse(model, self.untie))
         limits = Limits(
-            self.include, self.exclude, self.minimum, self.multiple_of, self.statistics
+            self.include,
+            self.exclude,
+            self.minimum,
+            self.multiple_of,
+            self.statistics,
+            self.maximum,
         )
         if self.plan:
             plan = Plan.load(self.plan)
         else:
-            measuring = None
-            if self.criterion in MEASURED:
-                given = context.required_samples(self)
-                measuring = Measuring(model, given, context, self.memory_limit)
-            plan = make_plan(
-                dimensions, self.ratio, self.criterion, limits, context.seed, measuring
-            )
+            plan = self._make_plan(dimensions, limits, model, context)
         samples = self._samples(context)
         original = model.clone() if samples is not None else None
         return apply_plan(plan, dimensions, model, context, self, original, samples)
+
+    def _make_plan(
+        self, dimensions: Dimensions, limits: Limits, model: ir.Model, context: Context
+    ) -> Plan:
+        measuring = stopwatch = None
+        if self.criterion in MEASURED:
+            given = context.required_samples(self)
+            measuring = Measuring(model, given, context, self.memory_limit)
+        if self.latency:
+            stopwatch = Stopwatch(model, dimensions, context, self.untie)
+        return make_plan(
+            dimensions,
+            self.ratio,
+            self.criterion,
+            limits,
+            context.seed,
+            measuring,
+            Budget(self.parameters, self.macs, self.latency),
+            stopwatch,
+        )
 
     def _samples(self, context: Context) -> Samples | None:
         """Return what the result is fitted on; ``None``: it is not."""

@@ -173,8 +173,11 @@ def wanda(
 
 def obs_order(
     group: Group, consumers: Sequence[Consumer], sums: dict[ir.Node, np.ndarray], count: int
-) -> np.ndarray | None:
-    """Return the ``count`` indices to remove, ``None`` where nothing was measured.
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """Return the order in which ``count`` indices go, and what the first ``k`` of them cost.
+
+    Costs are shares of the mean square of what the layers that read the group return,
+    ``[count + 1]``, from 0. ``None`` where nothing was measured.
 
     Args:
         group: The group.
@@ -191,14 +194,18 @@ def obs_order(
         return None
     left = np.ones(group.size, bool)
     step = max(1, round(STEP * group.size))
-    while (removed := group.size - int(left.sum())) < count:
+    order: list[int] = []
+    errors = [0.0]
+    while len(order) < count:
         scores = sum((state.scores(left) for state in states), np.zeros(group.size))
         scores[~left] = np.inf
-        gone = np.argsort(scores, kind="stable")[: min(step, count - removed)]
+        gone = np.argsort(scores, kind="stable")[: min(step, count - len(order))]
         for state in states:
             state.remove(gone)
         left[gone] = False
-    return np.nonzero(~left)[0]
+        errors += (errors[-1] + np.cumsum(scores[gone]) / len(states)).tolist()
+        order += gone.tolist()
+    return np.array(order, np.int64), np.array(errors)
 
 
 class _State:

@@ -1,8 +1,8 @@
 import numpy as np
 import onnx_ir as ir
 import pytest
-from graphopt.passes.prune.planning import _batches
 from graphopt.passes.prune.prune_channels import PruneChannels
+from graphopt.passes.prune.ranking import _batches
 from graphopt.passes.prune.second_order import (
     consumers_of,
     diagonals,
@@ -117,7 +117,8 @@ def test_the_first_to_go_costs_least_of_all(runtime, seed):
     group, readers = group_and_readers(model)
     sums = grams(model, [one.layer for one in readers], context.samples, context)
 
-    (chosen,) = obs_order(group, readers, sums, 1).tolist()
+    order, errors = obs_order(group, readers, sums, 1)
+    (chosen,) = order.tolist()
 
     def cost(index):
         total = 0.0
@@ -134,6 +135,7 @@ def test_the_first_to_go_costs_least_of_all(runtime, seed):
 
     costs = [cost(index) for index in range(8)]
     assert chosen == int(np.argmin(costs))
+    assert errors[1] == pytest.approx(min(costs) / len(readers), rel=1e-6)
 
 
 def test_slabs_of_a_convolution_go_as_wholes(runtime):
@@ -142,7 +144,7 @@ def test_slabs_of_a_convolution_go_as_wholes(runtime):
     context = context_for(runtime, model)
     group, readers = group_and_readers(model, "w:0")
     sums = grams(model, [one.layer for one in readers], context.samples, context)
-    assert obs_order(group, readers, sums, 1).tolist() == [4]
+    assert obs_order(group, readers, sums, 1)[0].tolist() == [4]
     sizes = diagonals(model, [one.layer for one in readers], context.samples, context)
     assert int(np.argmin(wanda(group, readers, sizes))) == 4
 

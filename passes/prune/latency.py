@@ -1,0 +1,189 @@
+"""Milliseconds of a model as a function of how much each group keeps, measured.
+
+Each group is cut alone to a few counts, and the smaller models run in turn with the whole one.
+What several cuts save together is not the sum of what each saves, so a plan made from the
+table is measured itself, and the target that it was made for is corrected.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+import numpy as np
+import onnx_ir as ir
+
+from graphopt import model_io
+from graphopt.analysis.coupling.graph import analyse
+from graphopt.analysis.coupling.groups import Dimensions, find_groups
+from graphopt.edit import Rewriter
+from graphopt.ledger import Ledger
+from graphopt.passbase import Context
+from graphopt.samples import Samples
+
+from .compaction import Compactor
+from .ranking import Ranking
+
+__all__ = ["Stopwatch", "fit_to_latency"]
+
+SHARES = (0.75, 0.5, 0.25)
+"""Shares of a group that are measured; in between the time is taken to be linear."""
+
+TOGETHER = 6
+"""Models that are measured in turn: more would not stay in the caches of a CPU anyway."""
+
+TRIES = 6
+"""Plans that are measured until one is close to the target."""
+
+CLOSE = 0.02
+"""A plan this close to the target is good enough; measurements repeat within 1 to 3 %."""
+
+
+class Stopwatch:
+    """Measures cut models against the whole one.
+
+    Args:
+        model: The model, before anything is cut.
+        dimensions: Its groups.
+        context: Gives the runtime, the samples (synthetic ones where there are none) and the
+            progress.
+        untie: Option of the analysis that ``dimensions`` come from.
+        repetitions: Rounds of each measurement.
+    """
+
+    def __init__(
+        self,
+        model: ir.Model,
+        dimensions: Dimensions,
+        context: Context,
+        untie: bool,
+        repetitions: int = 15,
+    ) -> None:
+        self._model = model
+        self._dimensions = dimensions
+        self._context = context
+        self._untie = untie
+        self._repetitions = repetitions
+        samples = context.samples or Samples.synthetic(
+            model_io.input_specs(model), seed=context.seed
+        )
+        self._feed = next(iter(samples.feeds()))
+
+    def table(
+        self, rankings: Sequence[Ranking], counts: Callable[[Ranking], Sequence[int]]
+    ) -> dict[str, dict[int, float]]:
+        """Return group -> count -> share of the time that keeping so many saves.
+
+        Args:
+            rankings: Which indices go from each group.
+            counts: Which counts to measure.
+        """
+        cuts = [(one, kept) for one in rankings for kept in counts(one)]
+        task = self._context.progress.track("measuring cuts", len(cuts))
+        found: dict[str, dict[int, float]] = {one.group.name: {} for one in rankings}
+        with tempfile.TemporaryDirectory(prefix="graphopt-") as folder:
+            whole = pathlib.Path(folder) / "whole.onnx"
+            model_io.save(self._model, whole)
+            for start in range(0, len(cuts), TOGETHER):
+                part = cuts[start : start + TOGETHER]
+                paths = []
+                for number, (one, kept) in enumerate(part):
+                    path = pathlib.Path(folder) / str(number) / "cut.onnx"
+                    path.parent.mkdir(exist_ok=True)
+                    self._save_cut(one, kept, path)
+                    paths.append(path)
+                for (one, kept), ratio in zip(part, self._ratios(whole, paths), strict=True):
+                    found[one.group.name][kept] = 1.0 - ratio
+                    task.advance()
+        task.close()
+        return found
+
+    def _save_cut(self, ranking: Ranking, kept: int, path: pathlib.Path) -> None:
+        """Write the model with one group cut; the model itself is cut and put back."""
+
+        def keep(model: ir.Model, entry: object) -> str:
+            del entry
+            model_io.save(model, path)
+            return "measured"
+
+        rewriter = Rewriter(self._model, "measure", Ledger(), [keep])
+        removed = ranking.removed(ranking.group.size - kept)
+        Compactor(self._dimensions, rewriter).cut(ranking.group, removed)
+
+    def _ratios(self, whole: pathlib.Path, others: Sequence[pathlib.Path]) -> list[float]:
+        found = self._context.runtime.latency(
+            [whole, *others], self._feed, repetitions=self._repetitions
+        )
+        return [one.ratio for one in found[1:]]
+
+    def measure(self, rankings: Sequence[Ranking], kept: Mapping[str, int]) -> float:
+        """Return the time of the model cut as said, as a share of the whole one's."""
+        copy = self._model.clone()
+        dimensions = find_groups(analyse(copy, self._untie))
+        by_name = {group.name: group for group in dimensions.groups}
+        rewriter = Rewriter(copy, "measure", Ledger())
+        compactor = Compactor(dimensions, rewriter)
+        for one in rankings:
+            count = one.group.size - kept[one.group.name]
+            if count:
+                compactor.cut(by_name[one.group.name], one.removed(count))
+        with tempfile.TemporaryDirectory(prefix="graphopt-") as folder:
+            paths = [pathlib.Path(folder) / name for name in ("whole.onnx", "cut.onnx")]
+            model_io.save(self._model, paths[0])
+            model_io.save(copy, paths[1])
+            (ratio,) = self._ratios(paths[0], paths[1:])
+        return ratio
+
+
+@dataclasses.dataclass(frozen=True)
+class Reached:
+    """A plan that was measured.
+
+    Attributes:
+        kept: Group -> how many indices it keeps.
+        ratio: Its time as a share of the whole model's.
+    """
+
+    kept: dict[str, int]
+    ratio: float
+
+
+def fit_to_latency(
+    target: float,
+    plan_for: Callable[[float], dict[str, int]],
+    measure: Callable[[dict[str, int]], float],
+) -> Reached:
+    """Return the measured plan that is closest to ``target`` and, if possible, not above it.
+
+    Args:
+        target: Time as a share of the whole model's.
+        plan_for: Makes a plan that should take a given share, from the table.
+        measure: Measures a plan.
+    """
+    tried = list(_tries(target, plan_for, measure))
+    met = [one for one in tried if one.ratio <= target * (1 + CLOSE)]
+    if met:
+        return max(met, key=lambda one: one.ratio)
+    return min(tried, key=lambda one: one.ratio)
+
+
+def _tries(
+    target: float,
+    plan_for: Callable[[float], dict[str, int]],
+    measure: Callable[[dict[str, int]], float],
+) -> Iterator[Reached]:
+    aim, seen = target, set[tuple[int, ...]]()
+    for _ in range(TRIES):
+        kept = plan_for(aim)
+        if tuple(kept.values()) in seen:
+            return
+        seen.add(tuple(kept.values()))
+        ratio = measure(kept)
+        yield Reached(kept, ratio)
+        if abs(ratio / target - 1) <= CLOSE:
+            return
+        # The table is wrong about what is saved by a factor, more or less.
+        wrong = (1 - target) / max(1 - ratio, 0.01)
+        aim = float(np.clip(1 - (1 - aim) * wrong, 0.01, 0.999))

@@ -1,0 +1,230 @@
+import itertools
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+from graphopt.passes.prune.allocation import Limits, allowed_counts
+from graphopt.passes.prune.budget import Option, solve
+from graphopt.passes.prune.latency import Stopwatch, fit_to_latency
+from graphopt.passes.prune.planning import _interpolated
+from graphopt.passes.prune.prune_channels import PruneChannels
+from graphopt.passes.prune.ranking import Ranking, rank
+from graphs import apply, check, random_feeds, run, text_of
+from networks import groups_of, network
+
+from graphopt.passbase import Context
+from graphopt.samples import Samples
+
+WIDE = """g (float[N, 3, 8, 8] x) => (float[N, 4, 8, 8] y)
+    <float[64, 3, 1, 1] w1, float[32, 64, 3, 3] w2, float[96, 32, 1, 1] w3,
+     float[4, 96, 1, 1] w4>
+    { a = Conv(x, w1)
+      b = Relu(a)
+      c = Conv<pads = [1, 1, 1, 1]>(b, w2)
+      d = Relu(c)
+      e = Conv(d, w3)
+      f = Relu(e)
+      y = Conv(f, w4) }"""
+DENSE = """g (float[N, 8] x) => (float[N, 3] y)
+    <float[8, 40] w1, float[40, 30] w2, float[30, 50] w3, float[50, 3] w4>
+    { a = MatMul(x, w1)
+      b = Relu(a)
+      c = MatMul(b, w2)
+      d = Relu(c)
+      e = MatMul(d, w3)
+      f = Relu(e)
+      y = MatMul(f, w4) }"""
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_no_cheaper_solution_saves_as_much(seed):
+    rng = np.random.default_rng(seed)
+    options = {}
+    for name in "abc":
+        steps = np.cumsum(rng.random((4, 2)), axis=0)
+        options[name] = [Option(5, 0.0, 0.0)] + [
+            Option(4 - i, float(e), float(s) / 20) for i, (e, s) in enumerate(steps)
+        ]
+
+    def totals(kept):
+        chosen = [next(o for o in options[n] if o.kept == k) for n, k in kept.items()]
+        return sum(o.error for o in chosen), sum(o.saving for o in chosen)
+
+    target = 1 - 0.6 * sum(mine[-1].saving for mine in options.values())
+    found = solve(options, lambda kept: 1 - totals(kept)[1], target)
+    error, saving = totals(found)
+
+    assert saving >= 1 - target
+    for choice in itertools.product(*(options[name] for name in "abc")):
+        if sum(o.saving for o in choice) >= saving:
+            assert sum(o.error for o in choice) >= error - 1e-12
+
+
+def test_a_target_that_cannot_be_met_takes_all_there_is():
+    options = {"a": [Option(4, 0.0, 0.0), Option(1, 1.0, 0.1)]}
+    assert solve(options, lambda kept: 0.9 if kept["a"] == 1 else 1.0, 0.5) == {"a": 1}
+
+
+def test_a_target_that_is_met_costs_nothing():
+    options = {"a": [Option(4, 0.0, 0.0), Option(1, 1.0, 0.1)]}
+    assert solve(options, lambda kept: 0.9 if kept["a"] == 1 else 1.0, 1.0) == {"a": 4}
+
+
+@pytest.mark.parametrize("text", [WIDE, DENSE], ids=["conv", "dense"])
+@pytest.mark.parametrize("what", ["parameters", "macs"])
+@pytest.mark.parametrize("target", [0.8, 0.5, 0.25])
+def test_budgets_of_what_is_counted_are_met(text, what, target):
+    model = network(text)
+    result = apply(model, PruneChannels(**{what: target}))
+    name = "parameters" if what == "parameters" else "multiplications"
+    share = result.details[f"{name}_after"] / result.details[name]
+    assert share <= target
+    # Whole blocks of channels are large steps in so small a network.
+    assert share >= target - (0.2 if text is WIDE else 0.05)
+    check(model)
+    run(model, random_feeds(model))
+
+
+def test_groups_lose_what_costs_least():
+    model = network(DENSE)
+    data = model.graph.initializers["w2"].const_value.numpy().copy()
+    other = model.graph.initializers["w3"].const_value.numpy().copy()
+    data[:, 15:] *= 1e-3
+    other[15:] *= 1e-3
+    for name, array in (("w2", data), ("w3", other)):
+        model.graph.initializers[name].const_value = ir.tensor(array, name=name)
+    result = apply(model, PruneChannels(macs=0.6))
+    removed = {g["name"]: len(g["removed"]) for g in result.details["plan"]["groups"]}
+    # The 15 channels that are next to nothing go before any other.
+    assert removed["w2:1"] >= 15
+    assert removed["w2:1"] > removed["w1:1"]
+
+
+def test_both_of_two_budgets_are_met():
+    model = network(DENSE)
+    result = apply(model, PruneChannels(macs=0.7, parameters=0.5))
+    assert result.details["parameters_after"] <= 0.5 * result.details["parameters"]
+    assert result.details["multiplications_after"] <= 0.7 * result.details["multiplications"]
+
+
+def test_the_maximum_is_respected():
+    model = network(DENSE)
+    result = apply(model, PruneChannels(macs=0.01, maximum=0.5))
+    for group in result.details["plan"]["groups"]:
+        assert len(group["removed"]) <= 0.5 * group["size"]
+
+
+def test_counts_are_multiples_that_kernels_like():
+    (group, *_) = groups_of(network(WIDE)).groups
+    assert group.size == 64
+    assert allowed_counts(group, Limits(maximum=0.8)) == [48, 32, 16]
+    assert allowed_counts(group, Limits(multiple_of=20, maximum=0.8)) == [60, 40, 20]
+    (dense,) = [g for g in groups_of(network(DENSE)).groups if g.name == "w1:1"]
+    assert allowed_counts(dense, Limits(maximum=0.5))[-1] == 20
+
+
+def ranking_of(text, name):
+    dimensions = groups_of(network(text))
+    (group,) = [group for group in dimensions.groups if group.name == name]
+    (ranking,) = rank(dimensions, [(group, group.size - 1)], "l2")
+    return ranking
+
+
+def test_savings_between_measurements_are_linear_and_never_shrink():
+    ranking = ranking_of(DENSE, "w1:1")
+    savings = _interpolated(ranking, {30: 0.1, 20: 0.05, 10: 0.3})
+    assert savings(40) == 0
+    assert savings(35) == pytest.approx(0.05)
+    assert savings(20) == pytest.approx(0.1)
+    assert savings(15) == pytest.approx(0.2)
+    assert savings(5) > savings(10)
+    assert _interpolated(ranking, {30: -0.2})(30) == 0
+
+
+def test_a_plan_is_corrected_by_what_is_measured():
+    # Cuts save only half of what the table says.
+    plans = {}
+
+    def plan_for(aim):
+        plans[round(aim, 3)] = {"a": round(1000 * aim)}
+        return plans[round(aim, 3)]
+
+    def measure(kept):
+        return 1 - 0.5 * (1 - kept["a"] / 1000)
+
+    reached = fit_to_latency(0.7, plan_for, measure)
+    assert reached.ratio == pytest.approx(0.7, rel=0.02)
+    assert len(plans) > 1
+
+
+def test_the_fastest_plan_is_taken_where_the_target_cannot_be_met():
+    ratios = iter([0.9, 0.8, 0.85, 0.95, 0.9, 0.9])
+    count = itertools.count()
+    reached = fit_to_latency(0.1, lambda aim: {"a": next(count)}, lambda kept: next(ratios))
+    assert reached.ratio == 0.8
+
+
+def test_a_plan_that_comes_again_is_not_measured_again():
+    calls = []
+    fit_to_latency(0.5, lambda aim: {"a": 1}, lambda kept: calls.append(kept) or 0.8)
+    assert len(calls) == 1
+
+
+def stopwatch_of(model, runtime):
+    context = Context(samples=Samples.from_feeds([random_feeds(model)]))
+    context.share(runtime)
+    return Stopwatch(model, groups_of(model), context, untie=True, repetitions=3)
+
+
+def test_measuring_leaves_the_model_as_it_was(runtime):
+    model = network(WIDE)
+    before = text_of(model)
+    context = Context(samples=Samples.from_feeds([random_feeds(model)]))
+    context.share(runtime)
+    dimensions = groups_of(model)
+    stopwatch = Stopwatch(model, dimensions, context, untie=True, repetitions=3)
+    groups = [group for group in dimensions.groups if not group.reason]
+    rankings = list(rank(dimensions, [(group, group.size - 1) for group in groups], "l2"))
+
+    table = stopwatch.table(rankings, lambda one: [one.group.size // 2])
+    ratio = stopwatch.measure(rankings, {one.group.name: 8 for one in rankings})
+
+    assert text_of(model) == before
+    assert set(table) == {group.name for group in groups}
+    assert all(np.isfinite(list(row.values())).all() for row in table.values())
+    assert ratio > 0
+    assert not context.ledger.applications
+
+
+def test_a_budget_of_time_is_near(runtime):
+    text = """g (float[N, 16, 32, 32] x) => (float[N, 8, 32, 32] y)
+        <float[128, 16, 3, 3] w1, float[128, 128, 3, 3] w2, float[8, 128, 1, 1] w3>
+        { a = Conv<pads = [1, 1, 1, 1]>(x, w1)
+          b = Relu(a)
+          c = Conv<pads = [1, 1, 1, 1]>(b, w2)
+          d = Relu(c)
+          y = Conv(d, w3) }"""
+    model = network(text)
+    context = Context()
+    context.share(runtime)
+    result = apply(model, PruneChannels(latency=0.6), context)
+    share = result.details["multiplications_after"] / result.details["multiplications"]
+    # What is measured on a shared machine is not asserted, what was cut for it is.
+    assert 0.15 < share < 0.8
+
+
+def test_a_ranking_says_what_removing_costs():
+    ranking = ranking_of(DENSE, "w1:1")
+    assert isinstance(ranking, Ranking)
+    assert ranking.errors[0] == 0
+    assert (np.diff(ranking.errors) >= 0).all()
+    assert ranking.errors[-1] < 1
+    assert ranking.removed(3).tolist() == sorted(ranking.order[:3].tolist())
+
+
+@pytest.mark.parametrize(
+    "options", [{"macs": 1.5}, {"parameters": -0.1}, {"latency": 2.0}, {"maximum": 1.0}]
+)
+def test_bad_budgets_are_refused(options):
+    with pytest.raises(ValueError, match="must be at least 0"):
+        PruneChannels(**options)
