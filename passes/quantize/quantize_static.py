@@ -46,6 +46,7 @@ import onnx_ir as ir
 
 from graphopt.calibration.collect import collect
 from graphopt.calibration.ranges import RangeMethod
+from graphopt.calibration.statistics import TensorStatistics
 from graphopt.edit import Rewriter
 from graphopt.passbase import Context, Pass, PassResult, Promise
 from graphopt.rewrite import Reason
@@ -58,9 +59,12 @@ from .static_planner import StaticPlanner
 from .table_form import quantize_table, read_table, row_scales
 from .weights import WeightStore
 
-__all__ = ["QuantizeStatic"]
+__all__ = ["STATISTICS", "QuantizeStatic"]
 
 logger = logging.getLogger(__name__)
+
+STATISTICS = "quantize/statistics"
+"""Artifact: name of a value -> statistics that were taken of this very model before."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,8 +111,7 @@ class QuantizeStatic(Pass):
         if self.plan:
             planner.replay(StaticPlan.load(self.plan))
         elif values := planner.values():
-            samples = context.required_samples(self)
-            planner.decide(collect(model, values, samples, context))
+            planner.decide(self._statistics(model, values, context))
         plan = planner.plan()
         for node, reason in planner.reasons().items():
             rewriter.skip(self.name, node, reason)
@@ -117,6 +120,18 @@ class QuantizeStatic(Pass):
         summary = f"quantized {count} operators, {total} of them by ranges"
         logger.info("%s: %s", self.name, summary)
         return PassResult(model, count > 0, summary, {"plan": plan.to_json()})
+
+    def _statistics(
+        self, model: ir.Model, values: list[str], context: Context
+    ) -> dict[str, TensorStatistics]:
+        """Return statistics of ``values``: those that are known, and the others by running."""
+        known = context.artifacts.get(STATISTICS, {})
+        missing = [name for name in values if name not in known]
+        found = {name: known[name] for name in values if name in known}
+        if missing:
+            samples = context.required_samples(self)
+            found |= collect(model, missing, samples, context)
+        return found
 
     def _apply(self, rewriter: Rewriter, planner: StaticPlanner) -> int:
         form = QdqForm(planner.activations(), planner.weight_qparams, planner.constant_qparams)

@@ -1,0 +1,113 @@
+"""Remembers the evaluations of a search in a file, so that the next run goes on from there."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import pathlib
+import tempfile
+from collections.abc import Sequence
+from typing import Any
+
+import onnx_ir as ir
+
+from graphopt.errors import PipelineError
+
+from .auto_search import Choice, Evaluation, Measure
+
+__all__ = ["Journal", "fingerprint"]
+
+VERSION = 1
+
+
+def fingerprint(model: ir.Model, *settings: object) -> str:
+    """Return a text that changes when the model, its weights or the settings do."""
+    digest = hashlib.blake2b(repr(settings).encode(), digest_size=16)
+    for node in ir.traversal.RecursiveGraphIterator(model.graph):
+        inputs = [value.name if value is not None else "" for value in node.inputs]
+        digest.update(repr((node.op_type, node.name, inputs)).encode())
+    for graph in model.graphs():
+        for name, value in sorted(graph.initializers.items()):
+            digest.update(name.encode())
+            if value.const_value is not None:
+                digest.update(value.const_value.tobytes())
+    return digest.hexdigest()
+
+
+class Journal:
+    """A ``Measure`` that asks another only for what is not in the file yet.
+
+    Args:
+        measure: Builds and measures.
+        path: The file; empty: nothing is remembered.
+        key: Fingerprint of what the evaluations are true of.
+
+    Raises:
+        PipelineError: The file is no journal, or one of another model or other settings.
+    """
+
+    def __init__(self, measure: Measure, path: str, key: str) -> None:
+        self._measure = measure
+        self._path = pathlib.Path(path) if path else None
+        self._key = key
+        self._known: dict[Choice, Evaluation] = {}
+        if self._path is not None and self._path.exists():
+            self._known = self._read(self._path)
+
+    def quality(self, choice: Choice) -> Evaluation:
+        """Return quality and size of a choice."""
+        if choice not in self._known:
+            self._known[choice] = self._measure.quality(choice)
+            self._write()
+        # Ratios are measured next to each other: those of another day would not compare.
+        return self._known[choice]
+
+    def ratios(self, choices: Sequence[Choice]) -> list[float]:
+        """Return latencies over the original's, all measured in turn."""
+        return self._measure.ratios(choices)
+
+    def _read(self, path: pathlib.Path) -> dict[Choice, Evaluation]:
+        try:
+            data: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+            key = data["key"] if data["version"] == VERSION else None
+            found = [
+                Evaluation(
+                    Choice(str(entry["scheme"]), tuple(entry["kept"])),
+                    float(entry["quality"]),
+                    int(entry["size_bytes"]),
+                )
+                for entry in data["evaluations"]
+            ]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise PipelineError("journal", f"{path} is no journal: {error}.") from error
+        if key != self._key:
+            raise PipelineError(
+                "journal",
+                f"{path} is the journal of another model, other samples or other options.",
+                hint="Give another file, or remove this one to start again.",
+            )
+        return {evaluation.choice: evaluation for evaluation in found}
+
+    def _write(self) -> None:
+        if self._path is None:
+            return
+        data = {
+            "version": VERSION,
+            "key": self._key,
+            "evaluations": [
+                {
+                    "scheme": found.choice.scheme,
+                    "kept": list(found.choice.kept),
+                    "quality": found.quality,
+                    "size_bytes": found.size_bytes,
+                }
+                for found in self._known.values()
+            ],
+        }
+        # Whole or not at all: the run may be killed at any moment.
+        with tempfile.NamedTemporaryFile(
+            "w", dir=self._path.parent, delete=False, encoding="utf-8"
+        ) as file:
+            json.dump(data, file)
+        os.replace(file.name, self._path)

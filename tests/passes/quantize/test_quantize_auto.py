@@ -1,0 +1,204 @@
+from __future__ import annotations
+
+import json
+import pathlib
+
+import graphs
+import numpy as np
+import onnx_ir as ir
+import pytest
+from graphopt.passes.quantize.auto_bench import AutoBench
+from graphopt.passes.quantize.quantize_auto import QuantizeAuto
+from quantized import array_of, load_with_weights, set_array
+
+from graphopt.errors import PipelineError, SamplesError
+from graphopt.passbase import Context
+from graphopt.samples import Samples
+
+MLP = """g (float[N,32] x, float[32,32] A, float[32,32] B, float[32,16] C) => (float[N,16] z)
+    { a = MatMul(x, A) b = Relu(a) c = MatMul(b, B) d = Tanh(c) z = MatMul(d, C) }"""
+
+
+def network() -> ir.Model:
+    """Return a model whose middle product is hard to quantize."""
+    model = load_with_weights(MLP, *"ABC")
+    hard = array_of(model, "B").copy() * 0.02
+    hard[:, ::2] *= 40
+    hard[0] *= 500
+    set_array(model, "B", hard)
+    for node, name in zip(model.graph, ("one", "relu", "two", "tanh", "three"), strict=True):
+        node.name = name
+    return model
+
+
+def feeds(count: int = 12) -> list[dict[str, np.ndarray]]:
+    rng = np.random.default_rng(0)
+    return [{"x": rng.standard_normal((4, 32)).astype(np.float32)} for _ in range(count)]
+
+
+@pytest.fixture
+def twice_as_fast(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let an operator in integer save a tenth of the time: small models cannot be timed."""
+    monkeypatch.setattr(
+        AutoBench, "ratios", lambda self, choices: [0.7 + 0.1 * len(c.kept) for c in choices]
+    )
+
+
+def choose(model: ir.Model, context: Context, **options):
+    context.samples = Samples.from_feeds(feeds())
+    options.setdefault("recover", False)
+    return graphs.apply(model, QuantizeAuto(**options), context)
+
+
+def best(result) -> dict:
+    return result.details["best"]
+
+
+@pytest.mark.usefixtures("twice_as_fast")
+def test_everything_where_the_target_is_low(context: Context) -> None:
+    model = network()
+    result = choose(model, context, target=0.5)
+    assert best(result)["kept"] == []
+    assert {"A_quantized", "B_quantized", "C_quantized"} <= set(model.graph.initializers)
+    assert "operators left in float: cosine" in result.summary
+
+
+@pytest.mark.usefixtures("twice_as_fast")
+@pytest.mark.parametrize("scheme", ["static", "dynamic"])
+def test_harmful_operator_stays_in_float_with_its_reason(
+    scheme: str, context: Context
+) -> None:
+    model = network()
+    result = choose(model, context, target=0.9995, schemes=(scheme,))
+    assert "two" in best(result)["kept"]
+    assert best(result)["quality"] >= 0.9995
+    assert "B" in model.graph.initializers
+    skips = [skip for skip in context.ledger.skips if skip.pass_name == "quantize-auto"]
+    reasons = {skip.anchor: skip.reason for skip in skips}
+    assert "in integer the target is missed: its product keeps" in reasons["two"]
+
+
+@pytest.mark.usefixtures("twice_as_fast")
+def test_result_has_the_quality_that_was_measured(context: Context) -> None:
+    model, original = network(), network()
+    result = choose(model, context, target=0.995, recover=True)
+    held_out = feeds()[2::3]
+    pairs = [(graphs.run(original, f)[0], graphs.run(model, f)[0]) for f in held_out]
+    real, found = (np.concatenate(arrays).ravel() for arrays in zip(*pairs, strict=True))
+    cosine = real @ found / np.linalg.norm(real) / np.linalg.norm(found)
+    assert cosine == pytest.approx(best(result)["quality"], abs=2e-4)
+
+
+def test_original_is_kept_where_integers_are_slower(
+    context: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(AutoBench, "ratios", lambda self, choices: [1.2] * len(choices))
+    model = network()
+    result = choose(model, context, target=0.5)
+    assert not result.modified
+    assert best(result)["scheme"] == "float"
+    assert len(context.ledger) == 0
+    reasons = {skip.reason for skip in context.ledger.skips}
+    assert reasons == {"integers are not faster here: 0.83x"}
+
+
+@pytest.mark.usefixtures("twice_as_fast")
+def test_target_that_nothing_reaches_keeps_the_original(context: Context) -> None:
+    result = choose(network(), context, target=1.0)
+    assert not result.modified
+    assert "the quality would be 0." in context.ledger.skips[0].reason
+
+
+@pytest.mark.usefixtures("twice_as_fast")
+@pytest.mark.parametrize(("metric", "target"), [("sqnr", 15.0), ("top1", 0.8)])
+def test_other_metrics(metric: str, target: float, context: Context) -> None:
+    result = choose(network(), context, metric=metric, target=target)
+    assert best(result)["quality"] >= target
+
+
+@pytest.mark.usefixtures("twice_as_fast")
+def test_front_and_counts_are_published(context: Context) -> None:
+    result = choose(network(), context, target=0.9995)
+    details = context.artifacts["quantize-auto"]
+    assert details == result.details
+    assert details["is_complete"]
+    assert details["front"][-1]["scheme"] == "float"
+    speedups = [entry["speedup"] for entry in details["front"]]
+    assert speedups == sorted(speedups, reverse=True)
+    json.dumps(details, allow_nan=False)
+
+
+@pytest.mark.usefixtures("twice_as_fast")
+def test_journal_goes_on_where_it_ended(
+    context: Context, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal = str(tmp_path / "journal.json")
+    first = choose(network(), context, target=0.9995, journal=journal)
+    built = []
+    monkeypatch.setattr(AutoBench, "quality", lambda self, choice: built.append(choice))
+    fresh = Context()
+    fresh.share(context.runtime)
+    again = choose(network(), fresh, target=0.9995, journal=journal)
+    assert built == []
+    assert best(again) == best(first)
+
+
+@pytest.mark.usefixtures("twice_as_fast")
+def test_journal_of_another_model_is_refused(context: Context, tmp_path: pathlib.Path) -> None:
+    journal = str(tmp_path / "journal.json")
+    choose(network(), context, journal=journal)
+    other = network()
+    set_array(other, "A", array_of(other, "A") * 2)
+    with pytest.raises(PipelineError, match="of another model"):
+        choose(other, context, journal=journal)
+    (tmp_path / "journal.json").write_text("{}", encoding="utf-8")
+    with pytest.raises(PipelineError, match="is no journal"):
+        choose(network(), context, journal=journal)
+
+
+def test_interrupt_keeps_what_was_found(
+    context: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(self, choice):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(AutoBench, "quality", interrupt)
+    result = choose(network(), context)
+    assert not result.modified
+    assert not result.details["is_complete"]
+
+
+@pytest.mark.usefixtures("twice_as_fast")
+def test_budget_ends_the_search(context: Context) -> None:
+    result = choose(network(), context, budget_s=1e-6)
+    assert result.details["evaluations"] == 1  # the original
+    assert not result.details["is_complete"]
+
+
+def test_real_latency_is_measured(context: Context) -> None:
+    result = choose(network(), context, target=0.5)
+    assert all(entry["speedup"] > 0 for entry in result.details["front"])
+
+
+def test_model_without_products_is_left_alone(context: Context) -> None:
+    model = graphs.load("g (float[N,32] x) => (float[N,32] y) { y = Tanh(x) }")
+    assert not choose(model, context).modified
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"target": 0}, "target"),
+        ({"target": 1.5}, "target"),
+        ({"schemes": ()}, "schemes"),
+        ({"schemes": ("magic",)}, "schemes"),
+    ],
+)
+def test_options_that_make_no_sense_are_refused(options: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        QuantizeAuto(**options)
+
+
+def test_without_samples_is_refused() -> None:
+    with pytest.raises(SamplesError, match="none were given"):
+        QuantizeAuto().run(network(), Context())
