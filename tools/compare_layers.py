@@ -6,8 +6,8 @@ Steps:
   2. Both are run on the same samples in onnxruntime, without its optimizations, portion by
      portion: each run returns as many tensors as the memory budget allows.
   3. A table shows, in the order of computation, the error, the signal-to-noise ratio and the
-     ranges of every tensor, then the first tensor over the threshold, and the layers that add
-     most noise: for a quantized model, the layers to blame.
+     ranges of every tensor over the threshold (--all: of every tensor), then the first of them
+     and the layers that add most noise: for a quantized model, the layers to blame.
 
 Typical usage:
   graphopt optimize model.onnx -o fast.onnx --json > run.json
@@ -54,7 +54,7 @@ SCHEMA = "graphopt/compare-layers/1"
 @click.option("--rtol", type=float, help="Tolerance, relative to the tensor.")
 @click.option("--worst", "top", type=click.IntRange(0), default=5, show_default=True,
               help="How many layers to blame.")  # fmt: skip
-@click.option("--all", "everything", is_flag=True, help="List tensors that are equal too.")
+@click.option("--all", "everything", is_flag=True, help="List every tensor.")
 @click.option("--memory", type=click.IntRange(1), default=64, show_default=True,
               help="Megabytes of tensors that one run may return.")  # fmt: skip
 @click.option("--timeout", type=float, default=600.0, show_default=True, help="For one run.")
@@ -104,19 +104,18 @@ def main(original: pathlib.Path, candidate: pathlib.Path, as_json: bool, **given
             }
         )
     else:
-        _print(layers, first, blamed, total, everything=given["everything"])
+        shown = [one for one in layers if given["everything"] or one.exceeds(given["sqnr"])]
+        _print(layers, shown, first, blamed, total)
     return 1 if first is not None else 0
 
 
 def _print(
     layers: list[Layer],
+    shown: list[Layer],
     first: Layer | None,
     blamed: list[Layer],
     total: int,
-    *,
-    everything: bool,
 ) -> None:
-    shown = [one for one in layers if everything or one.fault or one.noise > 0]
     if shown:
         script.print_table(
             ("tensor", "in the candidate", "operator", "max abs error", "SNR dB", "adds",
