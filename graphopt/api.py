@@ -5,10 +5,11 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import logging
+import math
 import os
 import pathlib
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -16,12 +17,12 @@ import onnx
 import onnx_ir as ir
 
 from graphopt import model_io, pipeline
-from graphopt.errors import SamplesError, ValidationError
+from graphopt.errors import OutputError, PipelineError, SamplesError, ValidationError
 from graphopt.instruments.safe import Safe
 from graphopt.ledger import Ledger
 from graphopt.manager import Instrument, PassManager, Step
 from graphopt.passbase import Context, Pass, Progress, Promise, Target
-from graphopt.report.summary import ModelSummary, summarize
+from graphopt.report.summary import ModelSummary, files_of, size_on_disk, summarize
 from graphopt.rewrite import Fixpoint
 from graphopt.runtime import Latency, Runtime
 from graphopt.samples import Samples
@@ -50,8 +51,8 @@ class Options:
 
     Attributes:
         emit: Which operators may be emitted.
-        quality: Share of the original's quality, in (0, 1], that a lossy pipeline must keep by
-            ``metric``; ``None``: its loss is reported and not judged.
+        quality: What a lossy pipeline must keep by ``metric``: in (0, 1], or dB for ``sqnr``;
+            ``None``: its loss is reported and not judged.
         metric: ``"cosine"``, ``"top1"`` or ``"sqnr"``.
         tolerance: What ``exact`` and ``close`` pipelines may differ by; ``None``: their own.
         allow_slower: Keep steps that make the model slower (smaller may be what is wanted).
@@ -72,6 +73,22 @@ class Options:
     seed: int = 0
     limit: int | None = None
     safe: bool = False
+
+    def __post_init__(self) -> None:
+        """Check what can be wrong.
+
+        Raises:
+            PipelineError: ``quality`` is a share that nothing can reach.
+        """
+        if self.quality is None:
+            return
+        most = math.inf if self.metric == "sqnr" else 1.0
+        if not (0 < self.quality <= most and math.isfinite(self.quality)):
+            raise PipelineError(
+                "target",
+                f"a target of {self.quality} for {self.metric} cannot be reached.",
+                hint="cosine and top1 are shares in (0, 1]; sqnr is in dB, above 0.",
+            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -168,11 +185,13 @@ def optimize(
         runtime = stack.enter_context(contextlib.closing(Runtime()))
         original = stack.enter_context(_as_file(source))
         before = model_io.load(source)
+        if output is not None:
+            _check_output(pathlib.Path(output), original, before)
         given = _samples(samples, before)
         work = _Work(
             source,
             original,
-            summarize(before, original),
+            summarize(before, size_on_disk(before, original)),
             given,
             given
             or accepted(
@@ -213,15 +232,16 @@ class _Work:
             if write:
                 require_valid(comparison)
             latency = self._latency(stage.path, EFFORT[0]) if comparison.passed else ()
-            costly = None if self.options.allow_slower else _last_optional(passes)
-            slower = costly is not None and self._slower_speedup(stage.path, latency)
-            if costly is None or not slower:
+            optional = None if self.options.allow_slower else _without_last_optional(passes)
+            slower = optional is not None and self._slower_speedup(stage.path, latency)
+            if optional is None or not slower:
                 break
-            text = pipeline.format_pass(passes[costly])
+            text, kept = optional
             left_out[text] = f"with it the model is slower than the original: {slower:.2f}x"
             logger.warning("%s is left out: %s", text, left_out[text])
-            passes = [*passes[:costly], *passes[costly + 1 :]]
-        after = summarize(model, stage.path)
+            passes = kept
+        files = [stage.path] + ([stage.external_path] if stage.external_path else [])
+        after = summarize(model, sum(file.stat().st_size for file in files))
         saved = stage.commit() if write else None
         return Result(
             model,
@@ -297,16 +317,25 @@ def speedup_of(latency: Sequence[Latency]) -> float | None:
     return 1 / latency[-1].ratio if latency else None
 
 
-def _last_optional(passes: Sequence[Pass]) -> int | None:
-    """Return the index of the pass to leave out first: the last of those that promise least.
+def _without_last_optional(passes: Sequence[Pass]) -> tuple[str, list[Pass]] | None:
+    """Return the pass to leave out first, as text, and the passes without it.
 
-    Exact passes stay: what they gain does not depend on the machine, and the same input should
-    give the same file.
+    That is the last of those that promise least, in brackets or not. Exact passes stay: what
+    they gain does not depend on the machine, and the same input should give the same file.
     """
     for promise in (Promise.LOSSY, Promise.CLOSE):
-        found = [i for i, pass_ in enumerate(passes) if promise_of([pass_]) is promise]
-        if found:
-            return found[-1]
+        for index in reversed(range(len(passes))):
+            pass_ = passes[index]
+            if promise_of([pass_]) is not promise:
+                continue
+            rest = [*passes[:index], *passes[index + 1 :]]
+            if not isinstance(pass_, Fixpoint):
+                return pipeline.format_pass(pass_), rest
+            last = max(i for i, one in enumerate(pass_.passes) if one.promise is promise)
+            inner = (*pass_.passes[:last], *pass_.passes[last + 1 :])
+            if inner:
+                rest.insert(index, Fixpoint(inner))
+            return pipeline.format_pass(pass_.passes[last]), rest
     return None
 
 
@@ -357,6 +386,17 @@ def validate(
         )
 
 
+def _check_output(output: pathlib.Path, original: pathlib.Path, model: ir.Model) -> None:
+    """Refuse to write over the weights that the model is read from."""
+    place = output.resolve()
+    if place != original.resolve() and place in {f.resolve() for f in files_of(model)}:
+        raise OutputError(
+            "is-input-data",
+            f"{output} holds weights of {original}.",
+            hint="Write the result elsewhere, or over the model itself.",
+        )
+
+
 def _samples(samples: SamplesLike | None, model: ir.Model) -> Samples | None:
     specs = model_io.input_specs(model)
     if samples is None or isinstance(samples, Samples):
@@ -365,7 +405,7 @@ def _samples(samples: SamplesLike | None, model: ir.Model) -> Samples | None:
         return Samples.from_path(samples, specs)
     if hasattr(samples, "get_next"):
         return Samples.from_reader(samples, specs)
-    if isinstance(samples, Sequence) or callable(samples):
+    if isinstance(samples, Iterable) or callable(samples):
         return Samples.from_feeds(samples, specs)
     raise SamplesError(
         "kind",

@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import json
 import logging
+import math
+import os
 import pathlib
 import sys
+import traceback
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -42,11 +45,11 @@ class _Group(click.Group):
             _fail("interrupted", "stopped; nothing was written.", 130)
         except GraphoptError as error:
             if _debug():
-                raise
+                traceback.print_exc()
             _fail(error.code, f"{error.message} {error.hint}".strip(), error.exit_code)
         except Exception as error:
             if _debug():
-                raise
+                traceback.print_exc()
             text = " ".join(f"{type(error).__name__}: {error}".split())
             _fail("defect", f"{text} Run with --debug and report this.", EXIT_DEFECT)
 
@@ -71,6 +74,24 @@ def main(debug: bool, verbose: bool) -> None:
     logging.getLogger("graphopt").setLevel(level)
 
 
+def _number(
+    context: click.Context, parameter: click.Parameter, value: float | None
+) -> float | None:
+    """Refuse what is no number."""
+    if value is not None and not math.isfinite(value):
+        raise click.BadParameter(f"{value} is not a number.", context, parameter)
+    return value
+
+
+def _writable_file(
+    context: click.Context, parameter: click.Parameter, value: pathlib.Path | None
+) -> pathlib.Path | None:
+    """Refuse a place that no file can be written to, before any work is done."""
+    if value is not None and (value.is_dir() or not os.access(value.parent, os.W_OK)):
+        raise click.BadParameter(f"{value} cannot be written.", context, parameter)
+    return value
+
+
 def _data_options(command: Command) -> Command:
     for option in (
         click.option(
@@ -80,18 +101,35 @@ def _data_options(command: Command) -> Command:
             show_default=True,
             help="What --target is measured in.",
         ),
-        click.option("--target", type=float, help="Least value of --metric to accept."),
         click.option(
-            "--atol", type=float, help="Largest absolute error of an exact or close result."
+            "--target",
+            type=float,
+            callback=_number,
+            help="Least value of --metric to accept of a lossy result.",
         ),
-        click.option("--rtol", type=float, help="Largest error relative to the output."),
-        click.option("--batch-size", type=int, help="Samples of an .npz that form one feed."),
+        click.option(
+            "--atol",
+            type=click.FloatRange(0),
+            callback=_number,
+            help="Largest absolute error of an exact or close result.",
+        ),
+        click.option(
+            "--rtol",
+            type=click.FloatRange(0),
+            callback=_number,
+            help="Largest error relative to the output.",
+        ),
+        click.option(
+            "--batch-size",
+            type=click.IntRange(1),
+            help="Samples of an .npz that form one feed.",
+        ),
         click.option(
             "--data",
             type=MODEL,
             help="Samples: an .npz with one array per input, or a folder of feeds.",
         ),
-        click.option("--seed", type=int, default=0, show_default=True),
+        click.option("--seed", type=click.IntRange(0), default=0, show_default=True),
         click.option("--json", "as_json", is_flag=True, help="Print the report as JSON."),
     ):
         command = option(command)
@@ -127,7 +165,12 @@ def _data_options(command: Command) -> Command:
 @click.option("--safe", is_flag=True, help="Check each rewrite; undo and name what fails.")
 @click.option("--verify-each", is_flag=True, help="Check the graph after each pass.")
 @click.option("--dump", type=MODEL, help="Write the model after each change to this folder.")
-@click.option("--trace", type=MODEL, help="Write a Chrome trace of the passes to this file.")
+@click.option(
+    "--trace",
+    type=MODEL,
+    callback=_writable_file,
+    help="Write a Chrome trace of the passes to this file.",
+)
 @_data_options
 def optimize(model: pathlib.Path, output: pathlib.Path, **given: Any) -> int:
     """Rewrite MODEL, prove the result with onnxruntime, and write it.
@@ -135,14 +178,12 @@ def optimize(model: pathlib.Path, output: pathlib.Path, **given: Any) -> int:
     Nothing is written unless the result loads, runs and agrees with MODEL. A pass that makes
     the model slower is left out, and the report says so.
     """
-    import rich.console
-
     from graphopt import api
     from graphopt.instruments import DumpChanged, Timing, VerifyEach
     from graphopt.report import console as report
     from graphopt.report.json import result_to_json
 
-    words = rich.console.Console(stderr=True)
+    words = report.console(stderr=True)
     watch: list[Any] = []
     if given["verify_each"]:
         watch.append(VerifyEach())
@@ -178,13 +219,14 @@ def _print_result(words: Any, result: Result) -> None:
         words.print(skipped)
     for entry in result.ledger.applications:
         if entry.undone:
-            words.print(f"undone: {entry.summary()}", markup=False, highlight=False)
+            words.print(f"undone: {entry.summary()}")
     words.print(report.comparison_table(result.comparison))
     for note in (result.comparison.reason, *result.comparison.notes):
-        words.print(f"[dim]{note}[/dim]" if note else "", highlight=False)
+        if note:
+            words.print(note, style="dim")
     words.print(report.summary_table(result))
     if result.saved is not None:
-        words.print(f"wrote {result.saved.path}", highlight=False, soft_wrap=True)
+        words.print(f"wrote {result.saved.path}", soft_wrap=True)
 
 
 @main.command()
@@ -193,8 +235,6 @@ def _print_result(words: Any, result: Result) -> None:
 @_data_options
 def validate(original: pathlib.Path, candidate: pathlib.Path, **given: Any) -> int:
     """Compare CANDIDATE with ORIGINAL in onnxruntime; exit code 1 if they differ."""
-    import rich.console
-
     from graphopt import api
     from graphopt.report import console as report
 
@@ -204,10 +244,10 @@ def validate(original: pathlib.Path, candidate: pathlib.Path, **given: Any) -> i
     if given["as_json"]:
         click.echo(json.dumps(comparison.to_json(), indent=2))
     else:
-        out = rich.console.Console()
+        out = report.console()
         out.print(report.comparison_table(comparison))
         for note in comparison.notes:
-            out.print(note, highlight=False)
+            out.print(note)
         verdict = "the models agree" if comparison.passed else "the models differ"
         out.print(f"{verdict}: {comparison.reason}" if comparison.reason else verdict)
     return 0 if comparison.passed else EXIT_INVALID
@@ -219,22 +259,20 @@ def validate(original: pathlib.Path, candidate: pathlib.Path, **given: Any) -> i
 @click.option("--json", "as_json", is_flag=True, help="Print the facts as JSON.")
 def inspect(model: pathlib.Path, groups: bool, as_json: bool) -> int:
     """Show nodes, parameters, MACs, bytes, opset and types of MODEL."""
-    import rich.console
-
     from graphopt import model_io
     from graphopt.report import console as report
     from graphopt.report import groups as coupled
-    from graphopt.report.summary import summarize
+    from graphopt.report.summary import size_on_disk, summarize
 
     loaded = model_io.load(model)
-    summary = summarize(loaded, model)
+    summary = summarize(loaded, size_on_disk(loaded, model))
     if as_json:
         facts = summary.to_json()
         if groups:
             facts["groups"] = coupled.groups_to_json(loaded)
         click.echo(json.dumps(facts, indent=2))
         return 0
-    out = rich.console.Console()
+    out = report.console()
     out.print(report.inspect_table(model.name, summary))
     if groups:
         out.print(coupled.groups_table(loaded))
@@ -244,29 +282,30 @@ def inspect(model: pathlib.Path, groups: bool, as_json: bool) -> int:
 @main.command()
 @click.argument("models", type=MODEL, nargs=-1, required=True)
 @click.option("--data", type=MODEL, help="Samples; the first is used. Default: synthetic.")
-@click.option("--batch-size", type=int, help="Samples of an .npz that form one feed.")
+@click.option("--batch-size", type=click.IntRange(1), help="Samples that form one feed.")
 @click.option("--repetitions", type=click.IntRange(3), default=30, show_default=True)
 @click.option("--threads", type=click.IntRange(1), default=1, show_default=True)
-@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON.")
 def bench(models: tuple[pathlib.Path, ...], **given: Any) -> int:
     """Measure the latency of MODELS in onnxruntime, interleaved, each against the first."""
     import contextlib
     import dataclasses
 
-    import rich.console
-
     from graphopt import model_io
     from graphopt.report import console as report
     from graphopt.runtime import Runtime
     from graphopt.samples import Samples
+    from graphopt.validation import accepted
 
     loaded = [model_io.load(path) for path in models]
-    samples = _read_samples(models[0], given) or Samples.synthetic(
-        model_io.input_specs(loaded[0]), seed=given["seed"]
-    )
-    feeds = next(iter(samples.feeds()))
     with contextlib.closing(Runtime()) as runtime:
+        samples = _read_samples(models[0], given) or accepted(
+            Samples.synthetic(model_io.input_specs(loaded[0]), seed=given["seed"]),
+            models[0],
+            runtime,
+        )
+        feeds = next(iter(samples.feeds()))
         latencies = runtime.latency(
             list(models), feeds, repetitions=given["repetitions"], threads=given["threads"]
         )
@@ -276,7 +315,7 @@ def bench(models: tuple[pathlib.Path, ...], **given: Any) -> int:
         click.echo(json.dumps(figures, indent=2))
     else:
         names = [path.name for path in models]
-        rich.console.Console().print(report.latency_table(names, latencies))
+        report.console().print(report.latency_table(names, latencies))
     return 0
 
 

@@ -8,9 +8,11 @@ from there. What is written appears at its place at one stroke.
 from graphopt.model_io.loading import input_specs, load
 from graphopt.model_io.saving import ExternalData, Saved, Stage, save, staged
 from graphopt.model_io.skeleton import skeleton
+from graphopt.model_io.tensors import MappedTensor
 
 __all__ = [
     "ExternalData",
+    "MappedTensor",
     "Saved",
     "Stage",
     "input_specs",

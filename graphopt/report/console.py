@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Progress",
     "comparison_table",
+    "console",
     "inspect_table",
     "latency_table",
     "progress",
@@ -32,6 +33,11 @@ __all__ = [
     "step_table",
     "summary_table",
 ]
+
+
+def console(*, stderr: bool = False) -> rich.console.Console:
+    """Return a console that prints names as they are: brackets in them are no markup."""
+    return rich.console.Console(stderr=stderr, markup=False, emoji=False, highlight=False)
 
 
 def size(size_bytes: float) -> str:

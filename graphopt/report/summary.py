@@ -11,8 +11,9 @@ import onnx
 import onnx_ir as ir
 
 from graphopt.analysis import cost, shapes
+from graphopt.model_io import MappedTensor
 
-__all__ = ["ModelSummary", "summarize"]
+__all__ = ["ModelSummary", "files_of", "size_on_disk", "summarize"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,8 +54,23 @@ class ModelSummary:
         return dataclasses.asdict(self)
 
 
-def summarize(model: ir.Model, path: pathlib.Path) -> ModelSummary:
-    """Return the facts about ``model``, which is stored at ``path``. Nothing is changed."""
+def files_of(model: ir.Model) -> set[pathlib.Path]:
+    """Return the files that weights of ``model`` are read from."""
+    return {
+        pathlib.Path(tensor.source.path)
+        for tensor in cost.weights(model)
+        if isinstance(tensor, MappedTensor)
+    }
+
+
+def size_on_disk(model: ir.Model, path: pathlib.Path) -> int:
+    """Return the bytes of the file that ``model`` was read from, with its external data."""
+    files = {path.resolve(), *(file.resolve() for file in files_of(model))}
+    return sum(file.stat().st_size for file in files)
+
+
+def summarize(model: ir.Model, size_bytes: int) -> ModelSummary:
+    """Return the facts about ``model``, which takes ``size_bytes``. Nothing is changed."""
     operators: collections.Counter[str] = collections.Counter(
         f"{node.domain}::{node.op_type}" if node.domain else node.op_type
         for node in cost.all_nodes(model)
@@ -62,13 +78,10 @@ def summarize(model: ir.Model, path: pathlib.Path) -> ModelSummary:
     parameters, parameter_bytes = cost.parameters_of(model)
     macs, macs_unknown = cost.total_macs(model, shape_of=_shapes(model))
     dtypes: collections.Counter[str] = collections.Counter()
-    files = {path}
     for tensor in cost.weights(model):
         dtypes[tensor.dtype.name.lower()] += tensor.nbytes
-        if isinstance(tensor, ir.ExternalTensor):
-            files.add(pathlib.Path(tensor.path))
     return ModelSummary(
-        size_bytes=sum(file.stat().st_size for file in files if file.exists()),
+        size_bytes=size_bytes,
         nodes=sum(operators.values()),
         operators=dict(sorted(operators.items(), key=lambda item: (-item[1], item[0]))),
         parameters=parameters,

@@ -27,7 +27,10 @@ def prefix_of(model: ir.Model, *names: str) -> ir.Model:
             continue
         needed.add(node)
         waiting += [before for before in _sources(node, graph) if before not in needed]
-    graph.remove([node for node in graph if node not in needed], safe=True)
+    # Not the checked way: it counts uses by nodes inside the subgraphs of what goes too.
+    for node in [node for node in graph if node not in needed]:
+        _detach(node)
+        graph.remove(node)
     for name in [name for name, value in graph.initializers.items() if not value.uses()]:
         if not graph.initializers[name].is_graph_input():
             del graph.initializers[name]
@@ -35,6 +38,19 @@ def prefix_of(model: ir.Model, *names: str) -> ir.Model:
     for value in unused:
         graph.inputs.remove(value)
     return copy
+
+
+def _detach(node: ir.Node) -> None:
+    """Let ``node`` and the nodes of its subgraphs use nothing any more."""
+    inside = [
+        inner
+        for attr in node.attributes.values()
+        if attr.type == ir.AttributeType.GRAPH
+        for inner in ir.traversal.RecursiveGraphIterator(attr.as_graph())
+    ]
+    for one in (node, *inside):
+        for index in range(len(one.inputs)):
+            one.replace_input_with(index, None)
 
 
 def _sources(node: ir.Node, graph: ir.Graph) -> set[ir.Node]:

@@ -102,7 +102,9 @@ class _Walk:
             if key is None:
                 return []
             attributes.append((name, key))
-        operator = (node.domain, node.op_type, node.overload, len(node.outputs))
+        # An output without a name is one that is not computed.
+        present = tuple(bool(value.name) for value in node.outputs)
+        operator = (node.domain, node.op_type, node.overload, present)
         keys: list[Hashable] = [(operator, tuple(attributes), tuple(node.inputs))]
         value = node.outputs[0]
         content = self._facts.content(value) if len(node.outputs) == 1 else None

@@ -117,6 +117,8 @@ def _match_reduction(node: ir.Node, facts: Facts) -> Rewrite | Reason | None:
     reduction = y.producer() if y is not None else None
     if y is None or reduction is None or reduction.op_type not in REDUCTIONS:
         return None
+    if reduction.domain:
+        return None
     x, shape = facts.shape(reduction.inputs[0]), facts.shape(result)
     axes = integers(reduction, facts.symbols, "axes", 1, ())
     # 3.

@@ -157,7 +157,9 @@ def _producer(node: ir.Node | None, op_type: str) -> ir.Node | None:
     """Return what computes the first input of ``node``, if it is an ``op_type``."""
     value = None if node is None else node.inputs[0]
     found = None if value is None else value.producer()
-    return found if found is not None and found.op_type == op_type else None
+    if found is None or found.domain or found.op_type != op_type:
+        return None
+    return found
 
 
 def _groups(source: Shape, joined: Shape) -> list[list[int]] | None:

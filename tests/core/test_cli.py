@@ -191,3 +191,70 @@ def test_help_imports_nothing_heavy() -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_the_input_s_weights_are_not_written_over(model: pathlib.Path) -> None:
+    external = model.with_name("ext.onnx")
+    proto = onnx.load(model)
+    big = onnx.numpy_helper.from_array(np.zeros((600, 3), np.float32), "unused")
+    proto.graph.initializer.append(big)
+    onnx.save(
+        proto,
+        external,
+        save_as_external_data=True,
+        location="ext.onnx.data",
+        size_threshold=1000,
+    )
+    data = model.with_name("ext.onnx.data")
+    before = data.read_bytes()
+
+    result = call("optimize", external, "-o", data, "--no-measure")
+
+    assert result.exit_code == EXIT_USAGE
+    assert "[output/is-input-data]" in result.stderr
+    assert data.read_bytes() == before
+    facts = json.loads(call("inspect", external, "--json").stdout)
+    assert facts["size_bytes"] == external.stat().st_size + len(before)
+
+
+def test_brackets_in_names_are_no_markup(model: pathlib.Path) -> None:
+    proto = onnx.load(model)
+    proto.graph.output[0].name = proto.graph.node[-1].output[0] = "y[/b]"
+    onnx.save(proto, model)
+
+    assert "y[/b]" in call("validate", model, model).stdout
+    result = call("optimize", model, "-o", model.with_name("o.onnx"), "--no-measure")
+    assert result.exit_code == 0
+    assert "y[/b]" in result.stderr
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ["--seed", "-1"],
+        ["--atol", "-1"],
+        ["--rtol", "nan"],
+        ["--batch-size", "0"],
+        ["--target", "1.5"],
+        ["--target", "nan"],
+        ["--trace", "/no/such/folder/x.json"],
+    ],
+)
+def test_numbers_and_places_that_make_no_sense(model: pathlib.Path, args: list[str]) -> None:
+    output = model.with_name("out.onnx")
+
+    result = call("optimize", model, "-o", output, *args)
+
+    assert result.exit_code == EXIT_USAGE
+    assert len(result.stderr.splitlines()) == 1
+    assert not output.exists()
+
+
+def test_debug_shows_the_traceback_and_keeps_the_exit_code(model: pathlib.Path) -> None:
+    model.write_bytes(b"")
+
+    result = call("--debug", "inspect", model)
+
+    assert result.exit_code == EXIT_USAGE
+    assert "Traceback" in result.stderr
+    assert "graphopt: error [model/empty" in result.stderr.splitlines()[-1]

@@ -171,3 +171,16 @@ def test_a_merged_node_is_not_merged_with() -> None:
     model = load(text)
     assert apply(model, EliminateCommonSubexpressions()).modified
     assert [node.op_type for node in model.graph] == ["Shape", "Concat"]
+
+
+def test_an_output_that_is_not_computed_is_no_output() -> None:
+    model = load(
+        """g (float[S, 1, 3] x, float[1, 8, 3] w, float[1, 8, 2] r)
+           => (float[1, 1, 2] a, float[1, 1, 2] b, float[S, 1, 1, 2] c)
+           { n, a = LSTM<hidden_size=2>(x, w, r)
+             y, b = LSTM<hidden_size=2>(x, w, r)
+             c = Neg(y) }"""
+    )
+    next(iter(model.graph)).outputs[0].name = ""
+
+    assert not apply(model, EliminateCommonSubexpressions()).modified
