@@ -44,7 +44,7 @@ import onnx_ir as ir
 from graphopt.analysis.constants import attribute, tensor_of
 from graphopt.analysis.facts import Facts
 from graphopt.edit import FREE_INITIALIZERS, Edit, Rewrite
-from graphopt.errors import ExecutionError
+from graphopt.errors import ExecutionError, PipelineError
 from graphopt.passbase import Context, Promise
 from graphopt.rewrite import Reason, Rule, RulePass
 
@@ -77,6 +77,11 @@ class FoldConstants(RulePass):
     promise: ClassVar[Promise] = Promise.EXACT
 
     max_bytes: int = 1 << 20
+
+    def __post_init__(self) -> None:
+        """Check the options."""
+        if self.max_bytes < 0:
+            raise PipelineError("bad-option", f"{self.name}: max-bytes is negative.")
 
     def rules(self, context: Context) -> Sequence[Rule]:
         """Return the rules, with the bytes spent in this run."""

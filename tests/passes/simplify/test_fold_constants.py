@@ -7,6 +7,7 @@ import pytest
 from graphopt.passes.simplify.fold_constants import FoldConstants
 from graphs import apply, assert_rewrites, assert_same_answers, assert_unchanged, load
 
+from graphopt.errors import PipelineError
 from graphopt.passbase import Context
 
 REWRITES = {
@@ -406,3 +407,8 @@ def test_nothing_is_asked_of_onnxruntime_for_shapes() -> None:
     FoldConstants().run(model, context)
     assert [node.op_type for node in model.graph] == ["Shape", "Reshape"]
     assert context._runtime is None
+
+
+def test_a_negative_budget_is_refused() -> None:
+    with pytest.raises(PipelineError, match="max-bytes is negative"):
+        FoldConstants(max_bytes=-1)
