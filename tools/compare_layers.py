@@ -66,7 +66,7 @@ def main(original: pathlib.Path, candidate: pathlib.Path, as_json: bool, **given
     from graphopt.debug.ledgers import read_ledger
     from graphopt.runtime import Runtime
     from graphopt.samples import Samples
-    from graphopt.validation import Tolerance, tolerance_of
+    from graphopt.validation import Tolerance, accepted, tolerance_of
 
     left, right = model_io.load(original), model_io.load(candidate)
     ledger = read_ledger(given["ledger"]) if given["ledger"] else None
@@ -84,7 +84,7 @@ def main(original: pathlib.Path, candidate: pathlib.Path, as_json: bool, **given
             original,
             candidate,
             names,
-            first_feeds(samples, given["count"]),
+            first_feeds(accepted(samples, original, runtime), given["count"]),
             runtime,
             tolerance=tolerance,
             graph=left.graph,

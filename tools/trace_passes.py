@@ -54,12 +54,14 @@ def main(output: pathlib.Path, each_rewrite: bool, as_json: bool, **given: Any) 
     from graphopt import instruments, model_io
     from graphopt.manager import PassManager
     from graphopt.runtime import Runtime
+    from graphopt.validation import accepted
 
     recipe = script.read_recipe(given)
     samples = recipe.samples()
     assert samples is not None
     dump, timing = instruments.DumpChanged(output), instruments.Timing()
     with Runtime(given["timeout"]) as runtime:
+        samples = accepted(samples, recipe.model, runtime)
         errors = instruments.Errors(recipe.model, samples, runtime, given["count"])
         model = model_io.load(recipe.model)
         context = recipe.context(runtime)

@@ -188,12 +188,14 @@ def read_recipe(given: dict[str, Any]) -> Recipe:
 def read_check(given: dict[str, Any], recipe: Recipe, runtime: Runtime) -> Check:
     """Return the check that the options of ``check_options`` describe."""
     from graphopt.debug.checks import CommandCheck, NumericCheck
+    from graphopt.validation import accepted
 
     how = read_how(given, recipe)
     if isinstance(how, CommandCheck):
         return how
     samples = recipe.samples()
     assert samples is not None
+    samples = accepted(samples, recipe.model, runtime)
     return NumericCheck.of(recipe.model, samples, runtime, **how)
 
 

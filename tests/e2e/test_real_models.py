@@ -11,6 +11,7 @@ import onnx
 import pytest
 from click.testing import CliRunner
 from graphopt.models import fetch, prepare
+from graphopt.tools import trace_passes
 
 import graphopt
 from graphopt.api import Options
@@ -78,3 +79,11 @@ def test_text_recognition_reads_the_same_after_default() -> None:
             for feed in samples.feeds():
                 (first,), (second,) = old.run(feed).values(), new.run(feed).values()
                 np.testing.assert_array_equal(first.argmax(-1), second.argmax(-1))
+
+
+def test_a_trace_without_data_makes_up_samples_that_run(tmp_path: pathlib.Path) -> None:
+    source = CACHE / prepare.MODELS["speech"]
+    arguments = [source, "--passes", "eliminate-identity", "-o", tmp_path / "trace"]
+    done = CliRunner().invoke(trace_passes.main, list(map(str, arguments)))
+    assert done.exit_code == 0, done.stderr
+    assert (tmp_path / "trace/ledger.json").exists()
