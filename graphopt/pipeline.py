@@ -44,10 +44,10 @@ DEFAULT = (
 PRESETS: dict[str, str] = {
     "simplify": SIMPLIFY,
     "default": DEFAULT,
-    "int8-dynamic": f"{DEFAULT},quantize-dynamic",
-    "int8-static": f"upgrade-opset{{to=13}},{DEFAULT},quantize-static",
-    "half": f"{DEFAULT},quantize-dynamic{{scope=half}}",
-    "prune": f"{DEFAULT},prune-channels",
+    "int8-dynamic": "default,quantize-dynamic",
+    "int8-static": "upgrade-opset{to=13},default,quantize-static",
+    "half": "default,quantize-dynamic{scope=half}",
+    "prune": "default,prune-channels",
 }
 """Name -> pipeline. A preset may be used anywhere in a pipeline."""
 

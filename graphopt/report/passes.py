@@ -22,7 +22,10 @@ def list_passes() -> str:
         lines.append(f"  {name:{width}}  {cls.promise.value:6}  {_first_line(cls)}")
     lines += ["", "Presets:", ""]
     width = max(map(len, pipeline.PRESETS))
-    lines += [f"  {name:{width}}  {text}" for name, text in pipeline.PRESETS.items()]
+    for name, text in pipeline.PRESETS.items():
+        first, *rest = _wrapped(text, 78 - width)
+        lines.append(f"  {name:{width}}  {first}")
+        lines += [" " * (width + 4) + line for line in rest]
     return "\n".join(lines)
 
 
@@ -50,6 +53,16 @@ def describe_pass(name: str) -> str:
         lines.append(f"  {field.name.replace('_', '-')}: {shown} = {default}")
     lines += ["", *_attribute_docs(cls)]
     return "\n".join(lines).rstrip()
+
+
+def _wrapped(text: str, width: int) -> list[str]:
+    """Return ``text`` in lines that end after a comma; only a single pass may be wider."""
+    lines = [""]
+    for part in text.replace(",", ",\n").split("\n"):
+        if lines[-1] and len(lines[-1]) + len(part) > width:
+            lines.append("")
+        lines[-1] += part
+    return lines
 
 
 def _first_line(cls: type[Pass]) -> str:

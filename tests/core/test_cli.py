@@ -135,7 +135,9 @@ def test_bench_measures_each_model_against_the_first(model: pathlib.Path) -> Non
 def test_passes_lists_every_pass_and_describes_one() -> None:
     listing = call("passes").stdout
     assert "fold-constants" in listing
-    assert "int8-dynamic" in listing
+    presets = listing.partition("Presets:")[2].splitlines()
+    assert max(map(len, presets)) <= 80
+    assert "  int8-dynamic  default,quantize-dynamic" in presets
 
     described = call("passes", "fold-constants").stdout
     assert "max-bytes" in described
