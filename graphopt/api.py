@@ -18,6 +18,7 @@ import onnx_ir as ir
 
 from graphopt import model_io, pipeline
 from graphopt.errors import OutputError, PipelineError, SamplesError, ValidationError
+from graphopt.instruments.provenance import write_provenance
 from graphopt.instruments.safe import Safe
 from graphopt.ledger import Ledger
 from graphopt.manager import Instrument, PassManager, Step
@@ -61,6 +62,8 @@ class Options:
         seed: Seed of everything random.
         limit: Make at most this many rewrites (for bisecting).
         safe: Check the model after every rewrite; undo and name the ones that break it.
+        provenance: Write into the model which rewrites made each node and weight (see
+            ``graphopt.instruments.provenance``).
     """
 
     emit: Target = Target.STANDARD
@@ -73,6 +76,7 @@ class Options:
     seed: int = 0
     limit: int | None = None
     safe: bool = False
+    provenance: bool = False
 
     def __post_init__(self) -> None:
         """Check what can be wrong.
@@ -227,6 +231,8 @@ class _Work:
         left_out: dict[str, str] = {}
         while True:
             context, model, steps = self._transform(passes)
+            if self.options.provenance:
+                self._write_provenance(model, context.ledger, passes)
             stage.write(model)
             comparison = self._compare(stage.path, promise_of(passes))
             if write:
@@ -281,6 +287,19 @@ class _Work:
         model = model_io.load(self.source)
         model, steps = PassManager(passes, self.instruments).run(model, context)
         return context, model, steps
+
+    def _write_provenance(
+        self, model: ir.Model, ledger: Ledger, passes: Sequence[Pass]
+    ) -> None:
+        options = {
+            "seed": self.options.seed,
+            "emit": self.options.emit.value,
+            "limit": self.options.limit,
+            "safe": self.options.safe,
+        }
+        defaults = {"seed": 0, "emit": Target.STANDARD.value, "limit": None, "safe": False}
+        changed = {key: value for key, value in options.items() if value != defaults[key]}
+        write_provenance(model, ledger, pipeline.format_pipeline(passes), changed)
 
     def _compare(self, candidate: pathlib.Path, promise: Promise) -> Comparison:
         return compare(

@@ -53,6 +53,12 @@ class _Group(click.Group):
             text = " ".join(f"{type(error).__name__}: {error}".split())
             _fail("defect", f"{text} Run with --debug and report this.", EXIT_DEFECT)
 
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command, and get what it printed out while a closed pipe is no error."""
+        found = super().invoke(ctx)
+        sys.stdout.flush()
+        return found
+
 
 def _debug() -> bool:
     return logging.getLogger("graphopt").isEnabledFor(logging.DEBUG)
@@ -163,6 +169,11 @@ def _data_options(command: Command) -> Command:
 @click.option("--no-measure", is_flag=True, help="Do not measure latency.")
 @click.option("--rewrite-limit", type=click.IntRange(0), help="Make N rewrites at most.")
 @click.option("--safe", is_flag=True, help="Check each rewrite; undo and name what fails.")
+@click.option(
+    "--provenance",
+    is_flag=True,
+    help="Write into the result which rewrites made each node and weight.",
+)
 @click.option("--verify-each", is_flag=True, help="Check the graph after each pass.")
 @click.option("--dump", type=MODEL, help="Write the model after each change to this folder.")
 @click.option(
@@ -348,6 +359,7 @@ def _options(given: dict[str, Any]) -> Options:
         seed=given["seed"],
         limit=given.get("rewrite_limit"),
         safe=given.get("safe", False),
+        provenance=given.get("provenance", False),
     )
 
 

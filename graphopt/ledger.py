@@ -7,7 +7,7 @@ explanations read. A pass never writes here itself: ``graphopt.edit`` does.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 __all__ = ["Application", "Ledger", "NodeRecord", "Skip", "WeightRecord"]
@@ -192,13 +192,35 @@ class Ledger:
                 for key, value in fields.items()
                 if key.startswith(("nodes_", "weights_"))
             }
-            ledger.applications.append(Application(**{**fields, **records}))
+            ledger.applications.append(_checked(Application(**{**fields, **records})))
         for fields in data["skips"]:
             ledger.skip(**fields)
+        _check_texts(text for skip in ledger.skips for text in dataclasses.astuple(skip))
         return ledger
 
     def __len__(self) -> int:
         return len(self.applications)
+
+
+def _checked(entry: Application) -> Application:
+    """Return ``entry`` if its fields are of the right types: it may come from any file."""
+    if type(entry.number) is not int:
+        raise TypeError(f"the number of a rewrite is {entry.number!r}")
+    _check_texts((entry.pass_name, entry.rule, entry.anchor, entry.note, entry.undone))
+    _check_texts((*entry.values_replaced.keys(), *entry.values_replaced.values()))
+    for node in (*entry.nodes_removed, *entry.nodes_added, *entry.nodes_changed):
+        _check_texts((node.name, node.op_type, *node.inputs, *node.outputs))
+    for weight in (*entry.weights_removed, *entry.weights_added):
+        _check_texts((weight.name, weight.dtype))
+        if type(weight.size_bytes) is not int:
+            raise TypeError(f"the size of a weight is {weight.size_bytes!r}")
+    return entry
+
+
+def _check_texts(values: Iterable[object]) -> None:
+    for value in values:
+        if not isinstance(value, str):
+            raise TypeError(f"expected text, found {value!r}")
 
 
 def _node(fields: Mapping[str, Any]) -> NodeRecord:

@@ -2,7 +2,8 @@ r"""Compare two models tensor by tensor: where do they part?
 
 Steps:
   1. Each tensor of ORIGINAL is looked for in CANDIDATE: by its name or, where a rewrite gave
-     its data to another tensor, through the ledger of the run that made CANDIDATE.
+     its data to another tensor, through the ledger of the run that made CANDIDATE: --ledger,
+     or what CANDIDATE itself holds where graphopt optimize --provenance made it.
   2. Both are run on the same samples in onnxruntime, without its optimizations, portion by
      portion: each run returns as many tensors as the memory budget allows.
   3. A table shows, in the order of computation, the error, the signal-to-noise ratio and the
@@ -64,12 +65,13 @@ def main(original: pathlib.Path, candidate: pathlib.Path, as_json: bool, **given
     from graphopt.answers import first_feeds
     from graphopt.debug.layers import compare_layers, match_names, worst
     from graphopt.debug.ledgers import read_ledger
+    from graphopt.instruments import read_provenance
     from graphopt.runtime import Runtime
     from graphopt.samples import Samples
     from graphopt.validation import Tolerance, accepted, tolerance_of
 
     left, right = model_io.load(original), model_io.load(candidate)
-    ledger = read_ledger(given["ledger"]) if given["ledger"] else None
+    ledger = read_ledger(given["ledger"]) if given["ledger"] else read_provenance(right)
     specs = model_io.input_specs(left)
     samples = (
         Samples.from_path(given["data"], specs, batch_size=given["batch_size"])

@@ -1,9 +1,9 @@
 """Tell what became of a node, a tensor or a weight, and why.
 
-LEDGER is what graphopt optimize --json printed, or the ledger.json of trace_passes. For each
-NAME, which may be one from before, after or in between, the tool lists every rewrite that
-touched it, by number, pass and rule, then the name that carries its data now, and for what was
-left alone the reason.
+LEDGER is what graphopt optimize --json printed, the ledger.json of trace_passes, or a model
+that graphopt optimize --provenance wrote. For each NAME, which may be one from before, after
+or in between, the tool lists every rewrite that touched it, by number, pass and rule, then the
+name that carries its data now, and for what was left alone the reason.
 
 Steps:
   1. The rewrites are followed from the name, through every replacement, both ways.
@@ -14,8 +14,10 @@ Typical usage:
   graphopt optimize model.onnx -o fast.onnx --json > run.json
   python -m graphopt.tools.explain run.json /layer1/conv1/Conv_output_0
   python -m graphopt.tools.explain run.json conv1.weight --json
+  graphopt optimize model.onnx -o fast.onnx --provenance
+  python -m graphopt.tools.explain fast.onnx conv1.weight
 
-Exit code: 0 if the ledger knows every NAME, 1 if not; the nearest name is then suggested.
+Exit code: 0 if every NAME is known, 1 if not; the nearest name is then suggested.
 
 Known limitations: a rule that was not concerned with a node leaves no reason. Passes that
 change a model by other means than numbered rewrites leave no trace here.
@@ -34,7 +36,8 @@ from graphopt.debug import script
 
 if TYPE_CHECKING:
     from graphopt.debug.explain import Explanation
-    from graphopt.ledger import Application, Ledger
+    from graphopt.debug.ledgers import LedgerFile
+    from graphopt.ledger import Application
 
 __all__ = ["main"]
 
@@ -47,13 +50,13 @@ SCHEMA = "graphopt/explain/1"
 def main(ledger: pathlib.Path, names: tuple[str, ...], as_json: bool) -> int:
     """Run the tool; see the module docstring."""
     from graphopt.debug.explain import explain
-    from graphopt.debug.ledgers import read_ledger
+    from graphopt.debug.ledgers import open_ledger
 
-    read = read_ledger(ledger)
+    read = open_ledger(ledger)
     if not names:
         _list(read, as_json=as_json)
         return 0
-    found = [explain(read, name) for name in names]
+    found = [explain(read.ledger, name, read.names) for name in names]
     if as_json:
         script.print_json({"schema": SCHEMA, "names": [_to_json(one) for one in found]})
     else:
@@ -62,10 +65,15 @@ def main(ledger: pathlib.Path, names: tuple[str, ...], as_json: bool) -> int:
     return 0 if all(one.found for one in found) else 1
 
 
-def _list(ledger: Ledger, *, as_json: bool) -> None:
+def _list(read: LedgerFile, *, as_json: bool) -> None:
+    ledger = read.ledger
     if as_json:
-        script.print_json(ledger.to_json())
+        runs = [dataclasses.asdict(run) for run in read.runs]
+        script.print_json({**ledger.to_json(), **({"runs": runs} if runs else {})})
         return
+    for run in read.runs:
+        options = "".join(f", {key} {value}" for key, value in run.options.items())
+        click.echo(f"graphopt {run.graphopt}: {run.passes}{options}, up to #{run.last}")
     for entry in ledger.applications:
         click.echo(entry.summary())
     reasons = collections.Counter(
@@ -83,6 +91,8 @@ def _print(found: Explanation) -> None:
         click.echo(f"  {entry.summary()}")
         for sign, call in _calls(entry):
             click.echo(f"    {sign} {call}")
+    if found.untouched:
+        click.echo("  no rewrite touched it")
     if found.became:
         click.echo(f"  its data is now in {found.became[-1]}")
     for skip in found.skips:

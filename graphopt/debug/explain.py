@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 
 import onnx_ir as ir
 
@@ -23,6 +23,7 @@ class Explanation:
         rewrites: The rewrites that touched it, in order.
         skips: Where it was looked at and left alone, and why.
         hint: The nearest name that the ledger knows, where it does not know this one.
+        untouched: Whether the model has it and no rewrite touched it, where that is known.
     """
 
     name: str
@@ -30,19 +31,21 @@ class Explanation:
     rewrites: tuple[Application, ...]
     skips: tuple[Skip, ...]
     hint: str = ""
+    untouched: bool = False
 
     @property
     def found(self) -> bool:
-        """Whether the ledger says anything about the name."""
-        return bool(self.rewrites or self.skips)
+        """Whether anything is known about the name."""
+        return bool(self.rewrites or self.skips or self.untouched)
 
 
-def explain(ledger: Ledger, name: str) -> Explanation:
+def explain(ledger: Ledger, name: str, present: Collection[str] = ()) -> Explanation:
     """Return every rewrite that ``name`` went through and every reason it was left alone.
 
     Args:
         ledger: The run.
         name: A node, a tensor or a weight, by its name before, after or in between.
+        present: Names in the model that the run made, if it is at hand.
     """
     rewrites = tuple(ledger.history(name))
     became: list[str] = []
@@ -53,8 +56,11 @@ def explain(ledger: Ledger, name: str) -> Explanation:
     # A skip names the node; the outputs of that node, where it was rewritten too, lead to it.
     names = {name, *became, *_nodes_of(rewrites, name)}
     skips = tuple(skip for skip in ledger.skips if skip.anchor in names)
-    hint = "" if rewrites or skips else nearest(name, known_names(ledger))
-    return Explanation(name, tuple(became), rewrites, skips, hint)
+    untouched = name in present and not rewrites
+    hint = ""
+    if not (rewrites or skips or untouched):
+        hint = nearest(name, known_names(ledger).union(present))
+    return Explanation(name, tuple(became), rewrites, skips, hint, untouched)
 
 
 def known_names(ledger: Ledger) -> set[str]:

@@ -10,7 +10,7 @@ import json
 import pathlib
 import sys
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
@@ -78,20 +78,22 @@ class Tool(click.Command):
         """Run the function; turn what it raises into one line."""
         traceback = ctx.params.pop("traceback")
         try:
-            return super().invoke(ctx)
+            found = super().invoke(ctx)
         except GraphoptError as error:
             if traceback:
                 raise
             self._fail(error.code, f"{error.message} {error.hint}".strip(), error.exit_code)
-        except (click.ClickException, click.exceptions.Exit, click.Abort):
+        except (click.ClickException, click.exceptions.Exit, click.Abort, BrokenPipeError):
             raise
         except Exception as error:
             if traceback:
                 raise
             text = " ".join(f"{type(error).__name__}: {error}".split())
             self._fail("defect", f"{text} Add --traceback and report this.", EXIT_DEFECT)
+        sys.stdout.flush()  # here, where a reader that has left (``| head``) is no error
+        return found
 
-    def _fail(self, code: str, message: str, status: int) -> None:
+    def _fail(self, code: str, message: str, status: int) -> NoReturn:
         click.echo(f"{self.name}: error [{code}]: {message}", err=True)
         sys.exit(status)
 

@@ -6,6 +6,7 @@ single rewrite (``graphopt.edit.Guard``). Those that are not asked for cost noth
 
 from graphopt.instruments.dump import DumpChanged, DumpRewrites
 from graphopt.instruments.error import ErrorAfter, Errors
+from graphopt.instruments.provenance import read_provenance, read_runs, write_provenance
 from graphopt.instruments.safe import Safe
 from graphopt.instruments.statistics import RuleStatistic, statistics
 from graphopt.instruments.timing import Measurement, Timing
@@ -21,6 +22,9 @@ __all__ = [
     "Safe",
     "Timing",
     "VerifyEach",
+    "read_provenance",
+    "read_runs",
     "statistics",
     "structural_fault",
+    "write_provenance",
 ]

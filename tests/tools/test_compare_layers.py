@@ -304,7 +304,7 @@ class TestCommandLine:
     def test_bad_input_is_one_line(self, run, run_tool, tmp_path: pathlib.Path) -> None:
         done = run("--ledger", "chain.onnx")
         assert done.returncode == 2
-        assert done.stderr.startswith("compare_layers: error [ledger/unreadable]")
+        assert done.stderr.startswith("compare_layers: error [ledger/no-ledger]")
         onnx.save(ir.to_proto(graphs.load(TEXT)), tmp_path / "other.onnx")
         done = run_tool("compare_layers", "missing.onnx", "other.onnx")
         assert done.returncode == 2

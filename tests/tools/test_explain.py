@@ -6,6 +6,8 @@ import functools
 import json
 import pathlib
 import random
+import subprocess
+import sys
 
 import faulty
 import graphs
@@ -144,4 +146,16 @@ class TestCommandLine:
     def test_another_file_is_one_line(self, run) -> None:
         done = run("chain.onnx", "b")
         assert done.returncode == 2
-        assert done.stderr.startswith("explain: error [ledger/unreadable]")
+        assert done.stderr.startswith("explain: error [ledger/no-ledger]")
+
+    def test_a_reader_that_leaves_early_is_no_error(self, run, tmp_path) -> None:
+        ledger = Ledger()
+        for number in range(5000):
+            ledger.open("pass", "rule", f"node_{number}")
+        (tmp_path / "long.json").write_text(json.dumps(ledger.to_json()))
+        command = f"{sys.executable} -m graphopt.tools.explain long.json | head -1"
+        done = subprocess.run(
+            ["bash", "-c", command], capture_output=True, text=True, check=False
+        )
+        assert done.stdout.startswith("#1 pass/rule at 'node_0'")
+        assert done.stderr == ""
