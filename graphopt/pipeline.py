@@ -37,7 +37,7 @@ SIMPLIFY = (
 DEFAULT = (
     "infer-shapes,"
     "[fold-constants,fold-shapes,inline-if,eliminate-identity,eliminate-noop,fuse-reshapes,"
-    "fuse-transposes,fuse-conv-batchnorm,fuse-conv-pad,fuse-scale,"
+    "fuse-transposes,fuse-conv-batchnorm,fuse-conv-pad,fuse-scale,fuse-gelu,"
     "eliminate-common-subexpressions,"
     "eliminate-dead-code,deduplicate-initializers],add-before-layer-norm,infer-shapes"
 )
