@@ -11,16 +11,16 @@ import onnx_ir as ir
 from graphopt.analysis.facts import Facts
 from graphopt.rewrite import Reason
 
-from .formulas import arguments, formula, grow, outside_use
+from .formulas import Polynomial, arguments, formula, grow, outside_use
 
 __all__ = ["Gelu", "find_gelu"]
 
 ROOT = math.sqrt(2 / math.pi)
-ARGUMENTS = {
+ARGUMENTS: dict[str, Polynomial] = {
     "Erf": {(1,): 1 / math.sqrt(2)},
     "Tanh": {(1,): ROOT, (3,): ROOT * 0.044715},
 }
-HALF_SUM = {(1, 0): 0.5, (1, 1): 0.5}  # of (x, Erf or Tanh): 0.5 x + 0.5 x e
+HALF_SUM: Polynomial = {(1, 0): 0.5, (1, 1): 0.5}  # of (x, Erf or Tanh): 0.5 x + 0.5 x e
 
 
 @dataclasses.dataclass(frozen=True)
