@@ -16,8 +16,9 @@ Typical usage:
   python -m graphopt.tools.reduce_model model.onnx --passes default -o small/
   python -m graphopt.tools.reduce_model model.onnx --check './run.sh {model}' --as-is -o small/
 
-With --as-is no passes are run: MODEL itself fails the command. Every try runs in a child
-process, so that crashes and hangs can be shrunk too.
+With --as-is no passes are run: MODEL itself fails the command, and may be one that onnxruntime
+does not even load. Every try runs in a child process, so that crashes and hangs can be shrunk
+too.
 
 Known limitations: inputs of a subgraph that take the place of nodes in it are fed with seeded
 random numbers, since what they were cannot be observed. Sizes are cut where equal sizes belong
@@ -57,12 +58,11 @@ LARGE = 60
 @click.option("--as-is", is_flag=True, help="Run no passes: MODEL itself fails --check.")
 def main(output: pathlib.Path, as_is: bool, as_json: bool, **given: Any) -> int:
     """Run the tool; see the module docstring."""
-    from graphopt import model_io
-    from graphopt.answers import first_feeds
     from graphopt.debug import extract
     from graphopt.debug.checks import Verdict
+    from graphopt.debug.failure import Failure, save_case
     from graphopt.debug.isolated import Isolated
-    from graphopt.debug.reduce import Failure, reduce_case, save_case
+    from graphopt.debug.reduce import reduce_case
     from graphopt.runtime import Runtime
 
     if as_is and not given["command"]:
@@ -70,16 +70,14 @@ def main(output: pathlib.Path, as_is: bool, as_json: bool, **given: Any) -> int:
     recipe = script.read_recipe(given)
     if as_is:
         recipe = dataclasses.replace(recipe, passes=())
-    samples = recipe.samples()
-    assert samples is not None
-    case = extract.Case(
-        model_io.load(recipe.model), tuple(first_feeds(samples, min(given["count"], 3)))
-    )
     how = script.read_how(given, recipe)
     with contextlib.ExitStack() as stack:
         workplace = stack.enter_context(Isolated(given["timeout"], script.memory_bytes(given)))
-        runtime = stack.enter_context(contextlib.closing(Runtime(given["timeout"])))
-        wanted = Failure(recipe, how, workplace, Verdict("differs")).verdict(case)
+        runtime = stack.enter_context(Runtime(given["timeout"]))
+        case, runs = script.read_case(given, recipe, runtime, must_run=not as_is)
+        wanted = Failure(recipe, how, workplace, Verdict("differs"), must_run=runs).verdict(
+            case
+        )
         if wanted.kind == "invalid":
             raise click.UsageError(f"{given['model']} does not run: {wanted.detail}")
         if wanted.passed:
@@ -87,7 +85,7 @@ def main(output: pathlib.Path, as_is: bool, as_json: bool, **given: Any) -> int:
             return 1
         script.say(f"it fails: {wanted}")
         hints = _hints(recipe, given, workplace, runtime, case)
-        failure = Failure(recipe, how, workplace, wanted, report=_report)
+        failure = Failure(recipe, how, workplace, wanted, report=_report, must_run=runs)
         small = reduce_case(case, failure, runtime, hints)
         found = save_case(small, recipe, output)
         verdict = failure.verdict(small)

@@ -55,25 +55,21 @@ def main(as_json: bool, **given: Any) -> int:
 
 
 def _pack(given: dict[str, Any], *, as_json: bool) -> int:
-    from graphopt import model_io
-    from graphopt.answers import first_feeds
     from graphopt.debug import extract
     from graphopt.debug.bundle import Bundle, BundleError, pack, versions_here
     from graphopt.debug.checks import Verdict
+    from graphopt.debug.failure import Failure
     from graphopt.debug.isolated import Isolated
-    from graphopt.debug.reduce import Failure, random_weights, reduce_case
+    from graphopt.debug.reduce import random_weights, reduce_case
     from graphopt.runtime import Runtime
 
     recipe = script.read_recipe(given)
-    samples = recipe.samples()
-    assert samples is not None
-    case = extract.Case(
-        model_io.load(recipe.model), tuple(first_feeds(samples, min(given["count"], 3)))
-    )
     how = script.read_how(given, recipe)
     memory = script.memory_bytes(given)
     with contextlib.ExitStack() as stack:
         workplace = stack.enter_context(Isolated(given["timeout"], memory))
+        runtime = stack.enter_context(Runtime(given["timeout"]))
+        case, _ = script.read_case(given, recipe, runtime)
         wanted = Failure(recipe, how, workplace, Verdict("differs")).verdict(case)
         if wanted.kind == "invalid":
             raise click.UsageError(f"{given['model']} does not run: {wanted.detail}")
@@ -83,7 +79,6 @@ def _pack(given: dict[str, Any], *, as_json: bool) -> int:
         script.say(f"it fails: {wanted}")
         fails = Failure(recipe, how, workplace, wanted)
         if not given["no_reduce"]:
-            runtime = stack.enter_context(contextlib.closing(Runtime(given["timeout"])))
             case = reduce_case(case, fails, runtime)
         if not given["keep_weights"]:
             case, private = random_weights(case, fails)
@@ -114,8 +109,8 @@ def _pack(given: dict[str, Any], *, as_json: bool) -> int:
 def _replay(path: pathlib.Path, *, as_json: bool) -> int:
     from graphopt.debug.bundle import unpack, versions_here
     from graphopt.debug.checks import verdict_of
+    from graphopt.debug.failure import Failure, judge
     from graphopt.debug.isolated import Isolated
-    from graphopt.debug.reduce import Failure, judge
     from graphopt.errors import ExecutionError
 
     with contextlib.ExitStack() as stack:

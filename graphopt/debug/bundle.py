@@ -14,8 +14,8 @@ from typing import Any
 from graphopt import pipeline, registry
 from graphopt.debug.checks import CommandCheck, Verdict
 from graphopt.debug.extract import Case
+from graphopt.debug.failure import save_case
 from graphopt.debug.recipe import Recipe
-from graphopt.debug.reduce import save_case
 from graphopt.errors import GraphoptError
 from graphopt.passbase import Promise, Target
 from graphopt.validation import Tolerance

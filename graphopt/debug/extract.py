@@ -17,6 +17,7 @@ __all__ = [
     "inline_branch",
     "keep_in_body",
     "keep_nodes",
+    "made_up",
     "shrink_size",
     "weight_bytes",
     "with_weights",
@@ -120,7 +121,7 @@ def keep_in_body(case: Case, at: tuple[int, str], keep: Collection[int]) -> Case
         for value in node.outputs:
             if not value.uses() and value not in results:
                 continue
-            made = _made_up(value, len(feeds))
+            made = made_up(value, len(feeds))
             if made is None:
                 return None
             source = _new_input(model.graph, feeds, f"{value.name}_given", made)
@@ -267,12 +268,23 @@ def _type_of(array: np.ndarray) -> ir.TensorType:
     return ir.TensorType(ir.DataType.from_numpy(array.dtype))
 
 
-def _made_up(value: ir.Value, count: int) -> list[np.ndarray] | None:
-    """Return seeded arrays for ``value``; ``None`` if its type or shape is unknown."""
-    if value.dtype is None or value.shape is None or not value.shape.is_static():
+def made_up(value: ir.Value, count: int, free: int | None = None) -> list[np.ndarray] | None:
+    """Return seeded arrays for ``value``; ``None`` if its type or shape is unknown.
+
+    Args:
+        value: What they are for.
+        count: How many.
+        free: Size of its symbolic dimensions; ``None``: with such its shape is unknown.
+    """
+    if value.dtype is None or value.shape is None:
         return None
+    shape: list[int] = []
+    for dim in value.shape:
+        size = dim if isinstance(dim, int) else free
+        if size is None:
+            return None
+        shape.append(size)
     rng = np.random.default_rng(0)
-    shape = value.shape.numpy()
     kind = np.dtype(value.dtype.numpy())
     if kind.kind == "f":
         return [rng.standard_normal(shape).astype(kind) for _ in range(count)]

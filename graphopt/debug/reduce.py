@@ -2,139 +2,25 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
-import pathlib
-import tempfile
 import zlib
-from collections.abc import Callable, Collection, Sequence
-from typing import Any
+from collections.abc import Collection, Iterator, Sequence
 
 import numpy as np
 import onnx_ir as ir
 
-from graphopt import model_io
+from graphopt.analysis.shapes import infer
 from graphopt.debug import extract
-from graphopt.debug.checks import CommandCheck, NumericCheck, Verdict, verdict_of
 from graphopt.debug.extract import Case
-from graphopt.debug.isolated import Workplace
-from graphopt.debug.recipe import Recipe, attempt
+from graphopt.debug.failure import Failure
 from graphopt.debug.search import minimize
-from graphopt.errors import ExecutionError, GraphoptError
+from graphopt.errors import ExecutionError
 from graphopt.runtime import Runtime
 
-__all__ = ["Failure", "judge", "random_weights", "reduce_case", "save_case"]
+__all__ = ["random_weights", "reduce_case"]
 
 FEW_ELEMENTS = 16
 """Weights of no more than this say nothing about what a model was trained on."""
-
-
-def judge(
-    runtime: Runtime,
-    recipe: Recipe,
-    how: dict[str, Any] | CommandCheck,
-    output: pathlib.Path,
-) -> Verdict:
-    """Return whether the run ``recipe`` fails, and how.
-
-    Args:
-        runtime: Where models are run.
-        recipe: The run; its model is its own reference.
-        how: Options of ``NumericCheck.of``, or a command.
-        output: Where the result of the run is written.
-
-    Returns:
-        ``Verdict("invalid")`` where the model itself does not run: that proves nothing.
-    """
-    try:
-        samples = recipe.samples()
-        assert samples is not None
-        options = {} if isinstance(how, CommandCheck) else how
-        check = NumericCheck.of(recipe.model, samples, runtime, **options)
-        chosen = how if isinstance(how, CommandCheck) else check
-        return attempt(runtime, recipe, chosen, None, output).verdict
-    except GraphoptError as error:
-        return Verdict("invalid", error.message)
-
-
-class Failure:
-    """Asks whether a smaller case fails the same way; answers are remembered.
-
-    Args:
-        recipe: The run; model and samples are replaced by those of a case.
-        how: See ``judge``.
-        workplace: Where cases are tried.
-        wanted: How the original fails.
-        report: Called with every case that fails the same way.
-    """
-
-    def __init__(
-        self,
-        recipe: Recipe,
-        how: dict[str, Any] | CommandCheck,
-        workplace: Workplace,
-        wanted: Verdict,
-        *,
-        report: Callable[[Case], None] = lambda case: None,
-    ) -> None:
-        self.recipe = recipe
-        self.tries = 0
-        self._how = how
-        self._workplace = workplace
-        self._wanted = wanted
-        self._report = report
-
-    def __call__(self, case: Case | None) -> bool:
-        """Return whether ``case`` fails as the original does; ``None`` does not."""
-        if case is None:
-            return False
-        fails = self.same(self.verdict(case))
-        if fails:
-            self._report(case)
-        return fails
-
-    def verdict(self, case: Case) -> Verdict:
-        """Return what the check says about ``case``."""
-        self.tries += 1
-        with tempfile.TemporaryDirectory(prefix="graphopt-") as name:
-            folder = pathlib.Path(name)
-            try:
-                recipe = save_case(case, self.recipe, folder)
-            except (GraphoptError, ValueError) as error:  # onnx_ir cannot write it
-                return Verdict("invalid", str(error))
-            try:
-                return self._workplace.call(judge, recipe, self._how, folder / "result.onnx")
-            except ExecutionError as error:
-                return verdict_of(error)
-
-    def same(self, verdict: Verdict) -> bool:
-        """Whether ``verdict`` is of the wanted kind, and of the same exception."""
-        if verdict.kind != self._wanted.kind:
-            return False
-        if verdict.kind != "exception":
-            return True
-        return _exception(verdict) == _exception(self._wanted)
-
-
-def _exception(verdict: Verdict) -> str:
-    """Return what raised what: a PassError quotes the exception that it wraps."""
-    text = verdict.detail
-    for before in (" failed with ",):
-        text = text.partition(before)[2] or text
-    return text.partition(":")[0]
-
-
-def save_case(case: Case, recipe: Recipe, folder: pathlib.Path) -> Recipe:
-    """Write ``case`` to ``model.onnx`` and ``samples/`` in ``folder``; return its recipe."""
-    samples = folder / "samples"
-    samples.mkdir(parents=True, exist_ok=True)
-    for old in samples.iterdir():
-        old.unlink()
-    model_io.save(case.model, folder / "model.onnx")
-    for index, feed in enumerate(case.feeds):
-        np.savez(samples / f"{index:03}.npz", **feed)  # type: ignore[arg-type]
-    data = samples if any(case.feeds) else None
-    return dataclasses.replace(recipe, model=folder / "model.onnx", data=data, batch_size=None)
 
 
 def reduce_case(
@@ -210,7 +96,10 @@ def _rings(nodes: Sequence[ir.Node], hints: Collection[str]) -> list[list[int]]:
 
 
 def _values_of(case: Case, runtime: Runtime) -> dict[str, list[np.ndarray]]:
-    """Return what the nodes of the main graph compute, as far as onnxruntime returns it."""
+    """Return what the nodes of the main graph compute, as far as onnxruntime returns it.
+
+    Of a model that it does not run at all, values of the right type and shape are made up.
+    """
     found: dict[str, list[np.ndarray]] = {}
 
     def ask(names: list[str]) -> None:
@@ -231,7 +120,19 @@ def _values_of(case: Case, runtime: Runtime) -> dict[str, list[np.ndarray]]:
     names = [value.name for node in case.model.graph for value in node.outputs if value.name]
     if names:
         ask(names)
-    return found
+    return found or dict(_made_up(case))
+
+
+def _made_up(case: Case) -> Iterator[tuple[str, list[np.ndarray]]]:
+    model = case.model.clone()
+    for value, (kind, shape) in infer(model).items():
+        value.type = value.type or kind
+        value.shape = value.shape if value.shape is not None else shape
+    for node in model.graph:
+        for value in node.outputs:
+            arrays = extract.made_up(value, len(case.feeds), free=2)
+            if arrays is not None and value.name:
+                yield value.name, arrays
 
 
 def _smaller_bodies(case: Case, fails: Failure) -> Case:

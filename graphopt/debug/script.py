@@ -18,6 +18,7 @@ from graphopt.errors import EXIT_DEFECT, EXIT_USAGE, GraphoptError
 
 if TYPE_CHECKING:
     from graphopt.debug.checks import Check, CommandCheck
+    from graphopt.debug.extract import Case
     from graphopt.debug.recipe import Recipe
     from graphopt.runtime import Runtime
 
@@ -28,6 +29,7 @@ __all__ = [
     "memory_bytes",
     "print_json",
     "print_table",
+    "read_case",
     "read_check",
     "read_how",
     "read_recipe",
@@ -199,6 +201,32 @@ def read_check(given: dict[str, Any], recipe: Recipe, runtime: Runtime) -> Check
     assert samples is not None
     samples = accepted(samples, recipe.model, runtime)
     return NumericCheck.of(recipe.model, samples, runtime, **how)
+
+
+def read_case(
+    given: dict[str, Any], recipe: Recipe, runtime: Runtime, *, must_run: bool = True
+) -> tuple[Case, bool]:
+    """Return the model with three feeds at most, and whether it runs on them.
+
+    Raises:
+        ValidationError: It does not run, though it must.
+    """
+    from graphopt import model_io
+    from graphopt.answers import first_feeds
+    from graphopt.debug.extract import Case
+    from graphopt.errors import ValidationError
+    from graphopt.validation import accepted
+
+    samples = recipe.samples()
+    assert samples is not None
+    count, runs = min(given["count"], 3), True
+    try:
+        feeds = first_feeds(accepted(samples, recipe.model, runtime), count)
+    except ValidationError:
+        if must_run:
+            raise
+        feeds, runs = first_feeds(samples, count), False
+    return Case(model_io.load(recipe.model), tuple(feeds)), runs
 
 
 def read_how(given: dict[str, Any], recipe: Recipe) -> CommandCheck | dict[str, Any]:

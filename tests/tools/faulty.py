@@ -97,3 +97,21 @@ def save_chain(path: pathlib.Path, size: int) -> pathlib.Path:
         path.with_suffix(".npz"), x=np.linspace(-2, 2, 24, dtype=np.float32).reshape(6, 4)
     )
     return path
+
+
+def save_choosy(path: pathlib.Path) -> pathlib.Path:
+    """Write a model that refuses pictures below 131 x 131, which are what is made up first."""
+    model = graphs.load(
+        """g (float[B,1,H,W] x) => (float[B,1,P,Q] z)
+        <int64[2] start = {130, 130}, int64[2] one = {1, 1}> {
+            big = Shape <start = 2, end = 4> (x)
+            left = Sub (big, start)
+            size = Concat <axis = 0> (one, left)
+            y = ConstantOfShape <value = float[1] {2}> (size)
+            i = Identity (y)
+            z = Sigmoid (i) }"""
+    )
+    for node in model.graph:
+        node.name = node.outputs[0].name
+    onnx.save(ir.to_proto(model), path)
+    return path

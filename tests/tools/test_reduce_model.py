@@ -22,9 +22,10 @@ from test_faults import FAULTS, FEW, Fault, fault_of
 from graphopt.debug import extract
 from graphopt.debug.checks import Verdict
 from graphopt.debug.extract import Case
+from graphopt.debug.failure import Failure, save_case
 from graphopt.debug.isolated import Direct
 from graphopt.debug.recipe import Recipe
-from graphopt.debug.reduce import Failure, reduce_case, save_case
+from graphopt.debug.reduce import reduce_case
 from graphopt.passbase import Pass
 from graphopt.runtime import Runtime
 
@@ -183,6 +184,33 @@ class TestCommandLine:
         model = onnx.load(tmp_path / "small/model.onnx")
         assert [node.name for node in model.graph.node] == ["i3", "i9"]
         assert json.loads(done.stdout)["verdict"]["kind"] == "command"
+
+    def test_a_model_that_refuses_made_up_samples_gets_others(self, run, tmp_path) -> None:
+        faulty.save_choosy(tmp_path / "choosy.onnx")
+        done = run("choosy.onnx", "--passes", "faulty{at=i}", "-o", "small")
+        assert done.returncode == 0, done.stderr
+        (node,) = onnx.load(tmp_path / "small/model.onnx").graph.node
+        assert (node.name, node.op_type) == ("i", "Identity")
+        done = run("choosy.onnx", "--passes", "faulty", "-o", "none")
+        assert (done.returncode, done.stdout) == (1, "nothing to shrink: the check passes\n")
+
+    def test_a_model_that_onnxruntime_refuses_is_shrunk_as_it_is(self, run, tmp_path) -> None:
+        model = faulty.chain(5)
+        model.graph[3].domain = "nowhere"
+        model.opset_imports["nowhere"] = 1
+        for node in model.graph:  # nothing is known of what nobody can run
+            node.outputs[0].shape = None if node.outputs[0].name != "y" else ir.Shape([2, 4])
+        onnx.save(ir.to_proto(model), tmp_path / "refused.onnx")
+        (tmp_path / "judge.py").write_text(
+            "import onnxruntime, sys\n"
+            "try: onnxruntime.InferenceSession(sys.argv[1])\n"
+            "except Exception as error: sys.exit('nowhere' in str(error))\n"
+        )
+        command = f"{sys.executable} judge.py"
+        done = run("refused.onnx", "--as-is", "--check", command, "-o", "small")
+        assert done.returncode == 0, done.stderr
+        (node,) = onnx.load(tmp_path / "small/model.onnx").graph.node
+        assert (node.name, node.domain) == ("i3", "nowhere")
 
     def test_nothing_to_shrink_is_exit_code_1(self, run, tmp_path: pathlib.Path) -> None:
         done = run("chain.onnx", "--passes", "faulty", "-o", "small")

@@ -118,6 +118,16 @@ def test_a_bundle_holds_a_small_model_and_no_trained_weight(run, tmp_path) -> No
     assert not np.array_equal(onnx.numpy_helper.to_array(weight), [1, 2, 3, 4])
 
 
+def test_a_model_that_refuses_made_up_samples_gets_others(run, tmp_path) -> None:
+    faulty.save_choosy(tmp_path / "choosy.onnx")
+    for extra in ([], ["--no-reduce"]):
+        done = run("choosy.onnx", "--passes", "faulty{at=i}", "-o", "failure.zip", *extra)
+        assert done.returncode == 0, done.stderr
+        (tmp_path / "failure.zip").rename(tmp_path / "alone.zip")
+        status, found = replayed(run, "alone.zip")
+        assert (status, found["found"]["kind"]) == (0, "differs")
+
+
 def test_nothing_to_pack_is_exit_code_1(run, tmp_path: pathlib.Path) -> None:
     done = run("chain.onnx", "--passes", "faulty", "-o", "none.zip")
     assert done.returncode == 1
