@@ -9,7 +9,7 @@ from graphopt.passes.prune.compaction import Compactor
 from graphopt.passes.prune.prune_channels import PruneChannels
 from graphs import HEADER, check, random_feeds, run
 
-from graphopt.analysis.coupling.graph import Coupling, analyse
+from graphopt.analysis.coupling.graph import Coupling, Site, analyse
 from graphopt.analysis.coupling.groups import Dimensions, find_groups
 from graphopt.passbase import Context
 
@@ -36,6 +36,18 @@ WEIGHTED: dict[str, tuple[int, ...]] = {
     "RNN": (1, 2, 3),
 }
 """Operator -> constants that are set to zero; in others a zero may mean something else."""
+
+CARRIERS = {
+    "Concat",
+    "Identity",
+    "Reshape",
+    "Slice",
+    "Split",
+    "Squeeze",
+    "Transpose",
+    "Unsqueeze",
+}
+"""Operators that exporters put between a constant and the layer that it is a weight of."""
 
 
 def network(
@@ -120,9 +132,21 @@ def masked(model: ir.Model, removed: dict[str, list[int]], untie: bool = True) -
     return model
 
 
+def is_weight(site: Site) -> bool:
+    """Whether the constant is multiplied with, perhaps after it was laid out another way."""
+    uses = list(site.uses)
+    while uses:
+        node, index = uses.pop()
+        if index in WEIGHTED.get(node.op_type, ()):
+            return True
+        if node.op_type in CARRIERS:
+            uses += [(user, place) for out in node.outputs for user, place in out.uses()]
+    return False
+
+
 def _zero_weights(dimensions: Dimensions, dead: np.ndarray) -> None:
     for number, site in enumerate(dimensions.coupling.sites):
-        if not any(index in WEIGHTED.get(node.op_type, ()) for node, index in site.uses):
+        if not is_weight(site):
             continue
         data = site.tensor.numpy().copy()
         for axis_number, axis in enumerate(site.axes):

@@ -65,28 +65,29 @@ def infer(model: ir.Model) -> Inferred:
 
 
 def _skeleton(model: ir.Model) -> onnx.ModelProto:
+    # Not ir.to_proto: finding out what it was given takes it longer than the work.
     proto = onnx.ModelProto(ir_version=model.ir_version)
     for domain, version in model.opset_imports.items():
         proto.opset_import.add(domain=domain, version=version)
-    proto.functions.extend(ir.to_proto(function) for function in model.functions.values())
+    proto.functions.extend(map(ir.serde.serialize_function, model.functions.values()))
     graph, source = proto.graph, model.graph
     graph.name = source.name or "graph"
-    graph.input.extend(ir.to_proto(value) for value in source.inputs)
-    graph.output.extend(ir.to_proto(value) for value in source.outputs)
+    graph.input.extend(ir.serde.serialize_value(value) for value in source.inputs)
+    graph.output.extend(ir.serde.serialize_value(value) for value in source.outputs)
     for value in source.initializers.values():
         tensor = value.const_value
         if tensor is None:
             continue
         if tensor.size <= SMALL:
-            graph.initializer.append(ir.to_proto(tensor))
+            graph.initializer.append(ir.serde.serialize_tensor(tensor))
             graph.initializer[-1].name = value.name or ""
         else:
             shape = [int(dim) for dim in tensor.shape.numpy()]
             graph.initializer.add(name=value.name, data_type=tensor.dtype.value, dims=shape)
     for node in source:
-        graph.node.append(ir.to_proto(node))
+        graph.node.append(ir.serde.serialize_node(node))
         graph.value_info.extend(
-            ir.to_proto(value)
+            ir.serde.serialize_value(value)
             for value in node.outputs
             if value.name and value.type is not None and not value.is_graph_output()
         )

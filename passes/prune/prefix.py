@@ -55,16 +55,13 @@ def _detach(node: ir.Node) -> None:
 
 def _sources(node: ir.Node, graph: ir.Graph) -> set[ir.Node]:
     """Return the nodes of ``graph`` that ``node`` reads from, from its subgraphs too."""
-    found: set[ir.Node] = set()
+    read: set[ir.Value | None] = set()
     readers = [node]
     for attr in node.attributes.values():
         if attr.type == ir.AttributeType.GRAPH:
             readers += list(ir.traversal.RecursiveGraphIterator(attr.as_graph()))
-            outputs = attr.as_graph().outputs
-            found |= {v.producer() for v in outputs if v is not None}  # type: ignore[misc]
+            read.update(attr.as_graph().outputs)
     for reader in readers:
-        for value in reader.inputs:
-            producer = value.producer() if value is not None else None
-            if producer is not None and producer.graph is graph:
-                found.add(producer)
-    return {producer for producer in found if producer is not None and producer.graph is graph}
+        read.update(reader.inputs)
+    producers = {value.producer() for value in read if value is not None}
+    return {one for one in producers if one is not None and one.graph is graph}

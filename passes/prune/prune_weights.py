@@ -131,7 +131,9 @@ class PruneWeights(Pass):
         )
 
     def _how(self) -> Zeroing:
-        first, kind, second = re.match(r"(\d*)([:x]?)(\d*)", self.pattern).groups()  # type: ignore[union-attr]
+        found = re.match(r"(\d*)([:x]?)(\d*)", self.pattern)
+        assert found is not None, "every part of it may be missing"
+        first, kind, second = found.groups()
         pair = (int(first), int(second)) if kind else None
         return Zeroing(
             self.method,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Sequence
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, cast
 
 import numpy as np
 import onnx_ir as ir
@@ -13,7 +13,7 @@ from graphopt.analysis.coupling.groups import Dimensions, Group
 from graphopt.passbase import Context
 from graphopt.samples import Samples
 
-from .importance import importance
+from .importance import Criterion, importance
 from .second_order import (
     Consumer,
     consumers_of,
@@ -89,7 +89,8 @@ def rank(
     """
     if criterion not in MEASURED:
         for group, count in wanted:
-            yield _by_scores(group, importance(group, criterion, seed), count)  # type: ignore[arg-type]
+            scores = importance(group, cast(Criterion, criterion), seed)
+            yield _by_scores(group, scores, count)
         return
     assert measuring is not None, "activations are measured on something"
     readers = {group.name: consumers_of(dimensions, group) for group, _ in wanted}

@@ -18,6 +18,7 @@ import onnx_ir as ir
 from graphopt.analysis.coupling.groups import Dimensions
 from graphopt.edit import Edit, Rewriter
 from graphopt.passbase import Context
+from graphopt.runtime import Session
 from graphopt.samples import Samples
 
 from .compaction import Compactor
@@ -147,8 +148,8 @@ def _measure(
     return pair
 
 
-def _inputs(feed: dict[str, np.ndarray], session: object) -> dict[str, np.ndarray]:
-    wanted = {spec.name for spec in session.input_specs}  # type: ignore[attr-defined]
+def _inputs(feed: dict[str, np.ndarray], session: Session) -> dict[str, np.ndarray]:
+    wanted = {spec.name for spec in session.input_specs}
     return {name: array for name, array in feed.items() if name in wanted}
 
 

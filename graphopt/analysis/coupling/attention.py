@@ -39,12 +39,12 @@ class _Heads:
 
 def _divide(op: Op, q: Axis, k: Axis, v: Axis, heads: int, shared: int) -> _Heads:
     """Return the dimensions behind the flat axes of queries, keys and values."""
-    sizes = [axis.size for axis in (q, k, v)]
-    if None in sizes or not heads or not shared or heads % shared:
+    sizes = [axis.size for axis in (q, k, v) if axis.size is not None]
+    if len(sizes) < 3 or not heads or not shared or heads % shared:
         op.refuse("its heads are not known")
-    if sizes[0] % heads or sizes[1] % shared or sizes[2] % shared:  # type: ignore[operator]
+    if sizes[0] % heads or sizes[1] % shared or sizes[2] % shared:
         op.refuse("its heads do not divide its width")
-    width, value_width = sizes[0] // heads, sizes[2] // shared  # type: ignore[operator]
+    width, value_width = sizes[0] // heads, sizes[2] // shared
     of_query, repeats, query_width = op.split(q, [shared, heads // shared, width])
     of_key, key_width = op.split(k, [shared, width])
     of_value, of_width = op.split(v, [shared, value_width])

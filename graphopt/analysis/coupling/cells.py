@@ -37,9 +37,7 @@ ALWAYS = 0
 def concatenate(parts: Sequence[Rows]) -> Rows:
     """Return the rows of axes laid end to end."""
     width = max(part.shape[1] for part in parts)
-    return np.concatenate(
-        [np.pad(part, ((0, 0), (0, width - part.shape[1]))) for part in parts]
-    )
+    return np.concatenate([_widened(part, width) for part in parts])
 
 
 class Cells:
@@ -107,7 +105,7 @@ class Cells:
         roots = parent[atoms]
         while True:
             above = parent[roots]
-            if np.array_equal(above, roots):
+            if (above == roots).all():
                 break
             roots = above
         parent[atoms] = roots
@@ -347,9 +345,15 @@ class Cells:
 
 def _same_width(a: Rows, b: Rows) -> tuple[Rows, Rows]:
     width = max(a.shape[1], b.shape[1])
-    return tuple(  # type: ignore[return-value]  # of two
-        np.pad(rows, ((0, 0), (0, width - rows.shape[1]))) for rows in (a, b)
-    )
+    return _widened(a, width), _widened(b, width)
+
+
+def _widened(rows: Rows, width: int) -> Rows:
+    """Return ``rows`` with as many columns; ``numpy.pad`` takes longer than the analysis."""
+    missing = width - rows.shape[1]
+    if not missing:
+        return rows
+    return np.concatenate([rows, np.full((len(rows), missing), ALWAYS, np.int32)], axis=1)
 
 
 def _digit(column: np.ndarray) -> tuple[int, int] | None:

@@ -10,6 +10,7 @@ import numpy as np
 import onnx_ir as ir
 
 from graphopt.analysis.coupling.numbers import Number, Numbers
+from graphopt.analysis.dims import dims_of
 from graphopt.analysis.facts import attribute, tensor_of
 from graphopt.edit import AttributeValue, Edit
 
@@ -201,13 +202,12 @@ class Cut:
         position = 0
         for part in producer.inputs:
             tensor = tensor_of(part)
-            if part is None or (
-                tensor is None and (part.shape is None or part.shape.rank() != 1)
-            ):
+            if part is None:
                 return []
-            length = tensor.size if tensor is not None else part.shape[0]  # type: ignore[index]
-            if not isinstance(length, int):
+            dims = [tensor.size] if tensor is not None else dims_of(part)
+            if dims is None or len(dims) != 1 or not isinstance(dims[0], int):
                 return []
+            length = dims[0]
             mine = range(position, position + length)
             position += length
             if not any(p in wanted for p in mine):
