@@ -211,7 +211,9 @@ def inputs_of(name: str, batch: int, large: bool = False, seed: int = 0) -> torc
     generator = torch.Generator().manual_seed(seed)
     side = NETWORKS[name].side[large]
     if side:
-        return torch.randn(batch, 3, side, side, generator=generator)
+        # Of different contrast, or the mean of many pixels is the same for all.
+        contrast = torch.linspace(0.5, 2.0, batch).reshape(-1, 1, 1, 1)
+        return contrast * torch.randn(batch, 3, side, side, generator=generator)
     return torch.randint(50, (batch, 12), generator=generator)
 
 

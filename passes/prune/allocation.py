@@ -12,6 +12,8 @@ import numpy as np
 from graphopt.analysis.coupling.cells import ALWAYS
 from graphopt.analysis.coupling.groups import Dimensions, Group
 
+from .weights import require_matches
+
 __all__ = ["Limits", "allowed_counts", "kept_count", "select", "uniform"]
 
 CONV_MULTIPLE = 16
@@ -55,7 +57,12 @@ def select(
 
     Of the factors of one axis (heads and their width, say) only one is cut, that with the most
     weights: cutting several would remove far more of a weight than was asked.
+
+    Raises:
+        PipelineError: A pattern of ``limits`` matches nothing.
     """
+    names = set().union(*map(_names, dimensions.groups))
+    require_matches(names, include=limits.include, exclude=limits.exclude)
     reasons: dict[str, str] = {}
     candidates: list[Group] = []
     for group in dimensions.groups:

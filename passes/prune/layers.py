@@ -12,7 +12,7 @@ from graphopt.analysis.constants import attribute, tensor_of
 from graphopt.analysis.coupling.cut import drop_unused
 from graphopt.edit import Edit
 
-__all__ = ["Layer", "layer_of"]
+__all__ = ["Layer", "layer_of", "put_constant"]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -136,19 +136,21 @@ class Layer:
         assert tensor is not None
         data = weight if self.out_axis == 0 else weight.T
         data = np.ascontiguousarray(data.reshape(tensor.shape.numpy()), tensor.dtype.numpy())
-        self._put(edit, self.node, self.weight_index, data)
+        put_constant(edit, self.node, self.weight_index, data)
         if bias is not None and self.bias_node is not None:
-            self._put(edit, self.bias_node, self.bias_index, bias.astype(data.dtype))
+            put_constant(edit, self.bias_node, self.bias_index, bias.astype(data.dtype))
 
-    def _put(self, edit: Edit, node: ir.Node, index: int, data: np.ndarray) -> None:
-        value = node.inputs[index] if index < len(node.inputs) else None
-        if value is not None and value.is_initializer() and len(value.uses()) == 1:
-            edit.set_tensor(value, data)
-            return
-        name = (value.name if value is not None else "") or f"{node.name or 'node'}_bias"
-        edit.set_input(node, index, edit.constant(data, name, near=node))
-        if value is not None:
-            drop_unused(edit, value)
+
+def put_constant(edit: Edit, node: ir.Node, index: int, data: np.ndarray) -> None:
+    """Give an input of ``node`` another constant, which no other node sees."""
+    value = node.inputs[index] if index < len(node.inputs) else None
+    if value is not None and value.is_initializer() and len(value.uses()) == 1:
+        edit.set_tensor(value, data)
+        return
+    name = (value.name if value is not None else "") or f"{node.name or 'node'}_bias"
+    edit.set_input(node, index, edit.constant(data, name, near=node))
+    if value is not None:
+        drop_unused(edit, value)
 
 
 def layer_of(node: ir.Node) -> Layer | str:

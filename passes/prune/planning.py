@@ -24,16 +24,18 @@ class Budget:
 
     Attributes:
         parameters: Elements of all constants.
+        size: Bytes of all constants.
         macs: Multiplications of a run.
         latency: Measured time of a run.
     """
 
     parameters: float = 0.0
+    size: float = 0.0
     macs: float = 0.0
     latency: float = 0.0
 
     def __bool__(self) -> bool:
-        return bool(self.parameters or self.macs or self.latency)
+        return bool(self.parameters or self.size or self.macs or self.latency)
 
 
 def make_plan(
@@ -98,6 +100,7 @@ def _within(
     kept = {one.group.name: one.group.size for one in rankings}
     for target, count in (
         (budget.parameters, dimensions.parameters),
+        (budget.size, dimensions.size_bytes),
         (budget.macs, dimensions.multiplications),
     ):
         if target:

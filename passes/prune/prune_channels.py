@@ -18,7 +18,9 @@ Preconditions, per group (a group that fails one is left alone and the reason re
     4. It is not another factor of an axis that is cut already (heads before their width).
 
 With samples, every layer that lost inputs is then fitted to what it returned before, by least
-squares on what the smaller model now gives it: one more rewrite a layer, no training.
+squares on what the smaller model now gives it: one more rewrite a layer, no training. What
+cannot be fitted (a Conv in groups) and is followed by a BatchNormalization gets its statistics
+estimated again, so prune before those are fused.
 
 Numerics: lossy. Before layers are fitted the result equals the original with the consumers'
 slices of the removed indices set to zero, up to the order of summation (tested to 1e-5).
@@ -61,9 +63,10 @@ class PruneChannels(Pass):
     Attributes:
         ratio: Share of the indices that every group loses, 0 to 1; where there is a budget it
             says nothing.
-        parameters, macs, latency: Budgets: what may be left of the parameters, of the
-            multiplications, of the measured time of a run, as a share of the original's; 0: no
-            such budget. Groups then lose as much as costs least; several budgets are all met.
+        parameters, size, macs, latency: Budgets: what may be left of the parameters, of their
+            bytes, of the multiplications, of the measured time of a run, as a share of the
+            original's; 0: no such budget. Groups then lose as much as costs least; several
+            budgets are all met.
         maximum: Largest share of its indices that a group loses under a budget.
         criterion: How the importance of an index is measured: by the weights (``l1``, ``l2``,
             ``geometric-median``, ``batchnorm``: its scale), by the weights that read it and
@@ -79,7 +82,9 @@ class PruneChannels(Pass):
             then no longer the original with weights set to zero.
         untie: Let every use of a shared vector be cut by itself; matrices stay shared.
         recovery: ``least-squares``: layers that lost inputs are fitted to what they returned
-            before, on the samples; ``auto``: that if there are samples; ``none``.
+            before, on the samples, and statistics of BatchNormalization that follow no such
+            layer are estimated again; ``batchnorm``: statistics only, all of them; ``auto``:
+            ``least-squares`` if there are samples; ``none``.
         memory_limit: Bytes that sums over activations may take at a time for ``obs``.
         plan: A file with a plan to replay; the options above but ``untie`` and ``recovery``
             then say nothing.
@@ -93,6 +98,7 @@ class PruneChannels(Pass):
         "l1", "l2", "geometric-median", "batchnorm", "random", "wanda", "obs"
     ] = "l2"
     parameters: float = 0.0
+    size: float = 0.0
     macs: float = 0.0
     latency: float = 0.0
     maximum: float = 0.9
@@ -102,7 +108,7 @@ class PruneChannels(Pass):
     multiple_of: int = 0
     statistics: bool = False
     untie: bool = True
-    recovery: Literal["auto", "least-squares", "none"] = "auto"
+    recovery: Literal["auto", "least-squares", "batchnorm", "none"] = "auto"
     memory_limit: int = 1 << 28
     plan: str = ""
 
@@ -111,7 +117,7 @@ class PruneChannels(Pass):
             raise ValueError(f"ratio must be at least 0 and below 1, got {self.ratio}")
         if not 0 <= self.maximum < 1:
             raise ValueError(f"maximum must be at least 0 and below 1, got {self.maximum}")
-        for name in ("parameters", "macs", "latency"):
+        for name in ("parameters", "size", "macs", "latency"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must be at least 0 and at most 1")
         if self.minimum < 1 or self.multiple_of < 0:
@@ -134,7 +140,10 @@ class PruneChannels(Pass):
             plan = self._make_plan(dimensions, limits, model, context)
         samples = self._samples(context)
         original = model.clone() if samples is not None else None
-        return apply_plan(plan, dimensions, model, context, self, original, samples)
+        fit_layers = self.recovery != "batchnorm"
+        return apply_plan(
+            plan, dimensions, model, context, self, original, samples, fit_layers
+        )
 
     def _make_plan(
         self, dimensions: Dimensions, limits: Limits, model: ir.Model, context: Context
@@ -152,13 +161,13 @@ class PruneChannels(Pass):
             limits,
             context.seed,
             measuring,
-            Budget(self.parameters, self.macs, self.latency),
+            Budget(self.parameters, self.size, self.macs, self.latency),
             stopwatch,
         )
 
     def _samples(self, context: Context) -> Samples | None:
         """Return what the result is fitted on; ``None``: it is not."""
-        if self.recovery == "least-squares":
+        if self.recovery in ("least-squares", "batchnorm"):
             return context.required_samples(self)
         use = self.recovery == "auto" and context.samples is not None
         return context.samples if use else None
@@ -172,6 +181,7 @@ def apply_plan(
     pass_: Pass,
     original: ir.Model | None = None,
     samples: Samples | None = None,
+    fit_layers: bool = True,
 ) -> PassResult:
     """Cut what ``plan`` says, one rewrite a group, and recover where there are samples."""
     rewriter = context.rewriter(model, pass_)
@@ -198,7 +208,7 @@ def apply_plan(
         "multiplications_after": after[1],
     }
     if done and original is not None and samples is not None:
-        recovered = recover(original, compactor, rewriter, samples, context)
+        recovered = recover(original, compactor, rewriter, samples, context, fit_layers)
         details["recovered"] = [dataclasses.asdict(one) for one in recovered]
         summary += f"; {recovery_summary(recovered)}"
     return PassResult(model, modified=done > 0, summary=summary, details=details)

@@ -37,7 +37,7 @@ from graphopt.errors import ExecutionError
 from graphopt.model_io.tensors import SparseTensor
 from graphopt.passbase import Context, Pass, PassResult, Promise
 
-from .weights import Weight, find_weights, matches
+from .weights import Weight, find_weights, matches, require_matches
 from .zeroing import Zeroing, zeroed
 
 __all__ = ["PruneWeights"]
@@ -104,7 +104,10 @@ class PruneWeights(Pass):
         """Choose the zeros of every weight and write them."""
         rewriter = context.rewriter(model, self)
         weights: list[Weight] = []
-        for weight in find_weights(model):
+        found = find_weights(model)
+        names = [name for weight in found for name in weight.names]
+        require_matches(names, include=self.include, exclude=self.exclude)
+        for weight in found:
             if reason := self._why_not(weight):
                 rewriter.skip("prune-weight", weight.name, reason)
             else:

@@ -89,8 +89,8 @@ def rank(
     """
     if criterion not in MEASURED:
         for group, count in wanted:
-            scores = importance(group, cast(Criterion, criterion), seed)
-            yield _by_scores(group, scores, count)
+            chosen = cast(Criterion, criterion)
+            yield _by_scores(group, importance(group, chosen, seed), count)
         return
     assert measuring is not None, "activations are measured on something"
     readers = {group.name: consumers_of(dimensions, group) for group, _ in wanted}

@@ -2,8 +2,9 @@
 
 Layers are taken in the order of the graph. Each is fitted to the outputs of the original model
 with the inputs that the smaller model, recovered as far as that layer, gives it; so a layer
-makes up for what was lost before it, too (He et al. 2017, arXiv 1707.06168). Only sums of
-products are kept, of one layer at a time.
+makes up for what was lost before it, too (He et al. 2017, arXiv 1707.06168). Where no fitted
+layer comes before a BatchNormalization (a Conv in groups, a ConvTranspose), its statistics are
+estimated again. Only sums of products are kept, of one layer at a time.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 from collections.abc import Iterator, Sequence
+from typing import TypeAlias
 
 import numpy as np
 import onnx_ir as ir
@@ -18,13 +20,14 @@ import onnx_ir as ir
 from graphopt.analysis.coupling.groups import Dimensions
 from graphopt.edit import Edit, Rewriter
 from graphopt.passbase import Context
-from graphopt.runtime import Session
+from graphopt.runtime import Runtime, Session
 from graphopt.samples import Samples
 
 from .compaction import Compactor
 from .layers import Layer, layer_of
 from .least_squares import Moments, fit
 from .prefix import prefix_of
+from .statistics import ChannelMoments, Norm, norm_of
 
 __all__ = ["Recovered", "recover", "recovery_summary"]
 
@@ -54,14 +57,19 @@ class Recovered:
     error: float
 
 
+Pair: TypeAlias = tuple[np.ndarray, np.ndarray, np.random.Generator]
+"""What goes into a layer now, what the original made there, and the dice of this feed."""
+
+
 def recover(
     original: ir.Model,
     compactor: Compactor,
     rewriter: Rewriter,
     samples: Samples,
     context: Context,
+    fit_layers: bool = True,
 ) -> list[Recovered]:
-    """Fit every layer of the cut model whose inputs became fewer.
+    """Fit every layer of the cut model whose inputs became fewer, or the statistics.
 
     Args:
         original: The model before it was cut; not changed.
@@ -69,19 +77,25 @@ def recover(
         rewriter: What the model is edited with: one application a layer.
         samples: What the models are run on.
         context: Gives the runtime, the seed and the progress.
+        fit_layers: Otherwise nothing but statistics is touched.
 
     Raises:
         ExecutionError: onnxruntime does not run one of the models.
     """
-    layers = list(_layers(compactor, rewriter))
+    layers = list(_layers(compactor, rewriter)) if fit_layers else []
+    steps: list[tuple[Layer | Norm, np.ndarray]] = [*layers, *_norms(compactor, layers)]
+    place = {node: number for number, node in enumerate(rewriter.model.graph)}
+    steps.sort(key=lambda step: place[step[0].node])
     feeds = sum(1 for _ in samples.feeds())
-    task = context.progress.track("recovering", len(layers))
+    task = context.progress.track("recovering", len(steps))
     found: list[Recovered] = []
-    for number, (layer, kept) in enumerate(layers):
-        moments = _measure(
-            original, rewriter.model, layer, kept, samples, feeds, context, number
-        )
-        found.append(_fit_one(layer, moments, rewriter))
+    for number, (step, kept) in enumerate(steps):
+        seed = (context.seed, number)
+        pairs = _pairs(original, rewriter.model, step, samples, context.runtime, seed)
+        if isinstance(step, Layer):
+            found.append(_fit_one(step, _measure(step, kept, pairs, feeds), rewriter))
+        else:
+            found.append(_estimate_one(step, kept, pairs, rewriter))
         task.advance()
     task.close()
     return found
@@ -115,37 +129,101 @@ def _rows_wanted(inputs: int) -> int:
     return ROWS + 4 * inputs
 
 
-def _measure(
+def _norms(
+    compactor: Compactor, layers: Sequence[tuple[Layer, np.ndarray]]
+) -> Iterator[tuple[Norm, np.ndarray]]:
+    """Yield what normalizes something else than a fitted layer, and the channels left."""
+    # What a fitted layer returns has the mean that it had, and a bias of its own to see to it.
+    fitted = {layer.node for layer, _ in layers if layer.bias_node is not None}
+    dimensions: Dimensions = compactor.dimensions
+    graph = compactor.rewriter.model.graph
+    sites = {use: site for site in dimensions.coupling.sites for use in site.uses}
+    for node in graph:
+        norm = norm_of(node)
+        if isinstance(norm, str) or norm.x.producer() in fitted or (node, 1) not in sites:
+            continue
+        (channels,) = sites[node, 1].axes
+        alive = np.ones(1, bool) if channels.size == 1 else compactor.alive(channels)
+        yield norm, np.nonzero(alive)[0]
+
+
+def _pairs(
     original: ir.Model,
     model: ir.Model,
-    layer: Layer,
-    kept: np.ndarray,
+    step: Layer | Norm,
     samples: Samples,
-    feeds: int,
-    context: Context,
-    number: int,
-) -> tuple[Moments, Moments]:
-    """Return the moments of a layer to fit and to judge by."""
-    outputs, inputs = layer.weight().shape
-    pair = (Moments(inputs, outputs), Moments(inputs, outputs))
-    share = -(-_rows_wanted(inputs) // max(feeds, 1))
-    x_name, y_name = layer.x.name or "", layer.y.name or ""
+    runtime: Runtime,
+    seed: tuple[int, int],
+) -> Iterator[Pair]:
+    """Yield a pair a feed: all that is in memory of the activations at a time."""
+    x_name, y_name = step.x.name or "", step.y.name or ""
     with (
-        context.runtime.session(prefix_of(original, y_name)) as dense,
-        context.runtime.session(prefix_of(model, x_name)) as small,
+        runtime.session(prefix_of(original, y_name)) as dense,
+        runtime.session(prefix_of(model, x_name)) as small,
     ):
         for index, feed in enumerate(samples.feeds()):
             y = _value(dense.run(_inputs(feed, dense)), feed, y_name)
             x = _value(small.run(_inputs(feed, small)), feed, x_name)
-            rng = np.random.default_rng([context.seed, number, index])
-            total = layer.positions(y)
-            count = min(share, total)
-            picked = np.sort(rng.choice(total, count, replace=False))
-            held = rng.permutation(count) % HOLD_OUT == 0
-            for moments, mine in zip(pair, (picked[~held], picked[held]), strict=True):
-                if len(mine):
-                    moments.update(layer.rows(x, mine), layer.targets(y, mine)[:, kept])
-    return pair
+            yield x, y, np.random.default_rng([*seed, index])
+
+
+def _measure(
+    layer: Layer,
+    kept: np.ndarray,
+    pairs: Iterator[Pair],
+    feeds: int,
+) -> tuple[Moments, Moments]:
+    """Return the moments of a layer to fit and to judge by."""
+    outputs, inputs = layer.weight().shape
+    both = (Moments(inputs, outputs), Moments(inputs, outputs))
+    share = -(-_rows_wanted(inputs) // max(feeds, 1))
+    for x, y, rng in pairs:
+        total = layer.positions(y)
+        count = min(share, total)
+        picked = np.sort(rng.choice(total, count, replace=False))
+        held = rng.permutation(count) % HOLD_OUT == 0
+        for moments, mine in zip(both, (picked[~held], picked[held]), strict=True):
+            if len(mine):
+                moments.update(layer.rows(x, mine), layer.targets(y, mine)[:, kept])
+    return both
+
+
+def _estimate_one(
+    norm: Norm,
+    kept: np.ndarray,
+    pairs: Iterator[Pair],
+    rewriter: Rewriter,
+) -> Recovered:
+    name = norm.node.name or ""
+    both = (ChannelMoments(len(kept)), ChannelMoments(len(kept)))
+    for x, y, rng in pairs:
+        rows, targets = norm.rows(x), norm.rows(y)[:, kept]
+        held = rng.permutation(len(rows)) % HOLD_OUT == 0
+        for moments, mine in zip(both, (~held, held), strict=True):
+            moments.update(rows[mine], targets[mine])
+    seen, held_out = both
+    if not (seen.is_finite and held_out.is_finite):
+        rewriter.skip("recover-statistics", norm.node, "nothing finite goes into it")
+        return Recovered(name, "as it was", float("nan"), float("nan"))
+    mean = seen.x / seen.count
+    old = (norm.parameter(3), norm.parameter(4))
+    before = held_out.error(*norm.affine(*old))
+    # A variance that is too large damps what is left of the signal, and its error as well.
+    choices = [(mean, old[1]), (mean, np.maximum(seen.xx / seen.count - mean**2, 0.0))]
+    errors = [held_out.error(*norm.affine(*choice)) for choice in choices]
+    error, best = min(errors), choices[int(np.argmin(errors))]
+    if error >= before:
+        rewriter.skip(
+            "recover-statistics", norm.node, "new ones are no better on held-out rows"
+        )
+        return Recovered(name, "as it was", before, before)
+
+    def rewrite(edit: Edit) -> None:
+        edit.note(f"{name}: error {before:.3g} -> {error:.3g}")
+        norm.set(edit, *best)
+
+    rewriter.apply("recover-statistics", norm.node, rewrite)
+    return Recovered(name, "statistics", before, error)
 
 
 def _inputs(feed: dict[str, np.ndarray], session: Session) -> dict[str, np.ndarray]:

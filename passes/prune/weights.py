@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import fnmatch
 from collections.abc import Iterable, Sequence
 
@@ -10,8 +11,9 @@ import numpy as np
 import onnx_ir as ir
 
 from graphopt.analysis.facts import attribute, tensor_of
+from graphopt.errors import PipelineError
 
-__all__ = ["Weight", "find_weights", "matches"]
+__all__ = ["Weight", "find_weights", "matches", "require_matches"]
 
 _INPUTS: dict[str, tuple[int, ...]] = {
     "Conv": (1,),
@@ -48,6 +50,12 @@ class Weight:
     def name(self) -> str:
         """Name of the constant."""
         return self.value.name or ""
+
+    @property
+    def names(self) -> Sequence[str]:
+        """What a pattern may match: its name, and names and operators of the users."""
+        users = self.users
+        return [self.name, *(n.name or "" for n in users), *(n.op_type for n in users)]
 
     @property
     def tensor(self) -> ir.TensorProtocol:
@@ -112,12 +120,26 @@ def find_weights(model: ir.Model) -> list[Weight]:
 
 def matches(weight: Weight, patterns: Iterable[str]) -> str:
     """Return the first pattern that matches the weight or one of its users, or ``""``."""
-    names: Sequence[str] = [
-        weight.name,
-        *(node.name or "" for node in weight.users),
-        *(node.op_type for node in weight.users),
-    ]
     for pattern in patterns:
-        if any(fnmatch.fnmatchcase(name, pattern) for name in names):
+        if any(fnmatch.fnmatchcase(name, pattern) for name in weight.names):
             return pattern
     return ""
+
+
+def require_matches(names: Iterable[str], **options: Iterable[str]) -> None:
+    """Check that every pattern of ``options`` matches one of ``names``.
+
+    Raises:
+        PipelineError: One does not; a spelling mistake would change what is pruned.
+    """
+    known = sorted(set(names))
+    for option, patterns in options.items():
+        for pattern in patterns:
+            if any(fnmatch.fnmatchcase(name, pattern) for name in known):
+                continue
+            near = difflib.get_close_matches(pattern, known, n=3, cutoff=0.3)
+            raise PipelineError(
+                "pattern",
+                f"{option} {pattern!r} matches no node, operator or weight to prune.",
+                hint=f"Nearest: {', '.join(map(repr, near))}." if near else "",
+            )

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -237,12 +238,21 @@ class Dimensions:
 
     def parameters(self, dead: np.ndarray) -> int:
         """Return the number of elements of all constants that are left."""
-        seen: dict[tuple[int, ...], int] = {}
+        return sum(count for _, count in self._left(dead))
+
+    def size_bytes(self, dead: np.ndarray) -> int:
+        """Return the bytes of the elements of all constants that are left."""
+        return math.ceil(sum(site.tensor.dtype.itemsize * n for site, n in self._left(dead)))
+
+    def _left(self, dead: np.ndarray) -> Iterable[tuple[Site, int]]:
+        """Return every constant that is stored, and how many of its elements are left."""
+        seen: dict[tuple[int, ...], tuple[Site, int]] = {}
         for site in self.coupling.sites:
             left = [1 if axis.size == 1 else self.alive(axis, dead) for axis in site.axes]
             key = (id(site.value), *(hash(np.asarray(mask).tobytes()) for mask in left))
-            seen[key] = int(np.prod([np.sum(mask) for mask in left], dtype=np.int64))
-        return sum(seen.values())
+            count = int(np.prod([np.sum(mask) for mask in left], dtype=np.int64))
+            seen[key] = (site, count)
+        return seen.values()
 
     def multiplications(self, dead: np.ndarray) -> int:
         """Return the multiplications of one run; unknown lengths count as 1."""

@@ -228,3 +228,21 @@ def test_a_ranking_says_what_removing_costs():
 def test_bad_budgets_are_refused(options):
     with pytest.raises(ValueError, match="must be at least 0"):
         PruneChannels(**options)
+
+
+def test_a_budget_of_bytes_counts_what_elements_take():
+    text = """g (float[N, 16] x) => (float[N, 3] y)
+              <float[16, 64] w1, float16[64, 64] w2, float[64, 3] w3>
+              { a = MatMul(x, w1)
+                b = Cast<to = 10>(a)
+                c = MatMul(b, w2)
+                d = Cast<to = 1>(c)
+                y = MatMul(d, w3) }"""
+    whole = network(text)
+    size = sum(v.const_value.nbytes for v in whole.graph.initializers.values())
+    model = network(text)
+
+    apply(model, PruneChannels(size=0.5))
+
+    left = sum(v.const_value.nbytes for v in model.graph.initializers.values())
+    assert 0.4 * size < left <= 0.5 * size

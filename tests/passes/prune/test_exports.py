@@ -13,10 +13,12 @@ from graphopt.passes.prune.allocation import Limits
 from graphopt.passes.prune.planning import make_plan
 from graphs import check, run
 from networks import cut, groups_of, is_weight, masked
+from onnx.reference import ReferenceEvaluator
 from torch_networks import NETWORKS, exported, inputs_of
 
 import graphopt
 from graphopt import model_io
+from graphopt.analysis.facts import tensor_of
 from graphopt.api import Options
 
 ROOT = pathlib.Path(__file__).resolve().parents[3]
@@ -37,7 +39,10 @@ def removals(model, ratio=0.5):
 
 
 def parameters(model):
-    return sum(value.const_value.size for value in model.graph.initializers.values())
+    """Return the number of elements of all constants, initializers or not."""
+    made = [value for node in model.graph for value in node.outputs]
+    tensors = map(tensor_of, [*model.graph.initializers.values(), *made])
+    return sum(tensor.size for tensor in tensors if tensor is not None)
 
 
 def assert_reached(dimensions, share=0.95):
@@ -125,8 +130,25 @@ def test_half_of_a_network_of_the_field_goes(name, least, kind):
     rng = np.random.default_rng(0)
     tokens = {"in0": rng.integers(1, 900, (2, 16)), "in1": np.ones((2, 16), np.int64)}
     images = {"in0": rng.standard_normal((2, 3, 224, 224)).astype(np.float32)}
+    images["in0"][1] *= 3  # or the mean of so many pixels is the same for both
     feeds = tokens if name in ("bert", "minilm") else images
-    assert_half_goes(functools.partial(model_io.load, path), feeds, least)
+    load = functools.partial(model_io.load, path)
+    assert_half_goes(
+        functools.partial(loud, load) if name == "mobilenetv2" else load, feeds, least
+    )
+
+
+def loud(load):
+    """Return a model whose random weights do not let every signal die away."""
+    model = load()
+    for node in model.graph:
+        if node.op_type == "Conv":
+            value = node.inputs[1]
+            data = value.const_value.numpy()
+            fan = np.prod(data.shape[1:])
+            data = data * np.float32(np.sqrt(2 / fan) / data.std())
+            value.const_value = ir.tensor(data, name=value.name)
+    return model
 
 
 @pytest.mark.slow
@@ -136,7 +158,7 @@ def test_text_recognition_is_equal_but_for_rounding():
     if not path.exists():
         pytest.fail("run `make models` first")
     load = functools.partial(model_io.load, path)
-    x = np.load(OCR / "samples/000.npz")["x"][:1, :, :, :64]
+    x = np.load(OCR / "samples/000.npz")["x"][:2, :, :, :64]
     smaller = assert_half_goes(load, {"x": x}, tolerance=1e-4)
     _, removed = removals(load())
     exact, expected = (in_float64(one, x) for one in (smaller, masked(load(), removed)))
@@ -147,13 +169,16 @@ def in_float64(model, x):
     """Return the output of a model of which all floats have twice the bits."""
     proto = ir.to_proto(model)
     del proto.graph.value_info[:]
-    for tensor in proto.graph.initializer:
+    attributes = [attribute for node in proto.graph.node for attribute in node.attribute]
+    for tensor in (*proto.graph.initializer, *(one.t for one in attributes)):
         if tensor.data_type == onnx.TensorProto.FLOAT:
             data = onnx.numpy_helper.to_array(tensor).astype(np.float64)
             tensor.CopyFrom(onnx.numpy_helper.from_array(data, tensor.name))
     for value in (*proto.graph.input, *proto.graph.output):
         value.type.tensor_type.elem_type = onnx.TensorProto.DOUBLE
-    assert not any(node.op_type in ("Cast", "Constant") for node in proto.graph.node)
-    found = onnx.reference.ReferenceEvaluator(proto).run(None, {"x": x.astype(np.float64)})[0]
+    for one in attributes:
+        if one.name == "to" and one.i == onnx.TensorProto.FLOAT:
+            one.i = onnx.TensorProto.DOUBLE
+    found = ReferenceEvaluator(proto).run(None, {"x": x.astype(np.float64)})[0]
     assert found.dtype == np.float64
     return found

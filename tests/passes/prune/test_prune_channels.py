@@ -456,3 +456,12 @@ def test_a_second_run_with_ratio_zero_is_identical():
     before = run(model, feeds)
     assert not apply(model, PruneChannels(ratio=0.0)).modified
     assert_same_bits(run(model, feeds), before)
+
+
+@pytest.mark.parametrize("option", ["include", "exclude"])
+def test_a_pattern_that_matches_nothing_is_refused(option):
+    model = network(NET)
+    before = text_of(model)
+    with pytest.raises(PipelineError, match=f"{option} 'w22' matches no.* Nearest: 'w2'"):
+        PruneChannels(ratio=0.5, **{option: ("w1", "w22")}).run(model, Context())
+    assert text_of(model) == before

@@ -8,6 +8,7 @@ from graphs import apply, random_feeds, run
 from networks import network
 
 from graphopt import model_io
+from graphopt.errors import PipelineError
 from graphopt.model_io.tensors import SparseTensor
 from graphopt.passbase import Context
 
@@ -202,3 +203,9 @@ def test_the_limit_cuts_after_the_first_weight():
 def test_bad_options_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         PruneWeights(**options)
+
+
+@pytest.mark.parametrize("option", ["include", "exclude"])
+def test_a_pattern_that_matches_nothing_is_refused(option):
+    with pytest.raises(PipelineError, match=f"{option} 'MatMull' matches no.*'MatMul'"):
+        PruneWeights(0.5, **{option: ("MatMull",)}).run(network(TWO), Context())
