@@ -235,7 +235,7 @@ class QdqForm:
         needed = np.abs(data) / (float(x_scale) * alpha * _BIAS_LIMIT)
         if qparams.scale.ndim == 0:
             needed = needed.max(initial=0.0)
-        scale = np.maximum(qparams.scale, needed).astype(np.float32)
+        scale = np.asarray(np.maximum(qparams.scale, needed), np.float32)
         qparams = QParams(scale, qparams.zero_point, qparams.axis)
         bias_scale = np.asarray(x_scale * scale * np.float32(alpha), np.float32)
         integers = np.rint(data.astype(np.float64) / bias_scale).astype(np.int32)

@@ -433,6 +433,22 @@ def test_weight_that_is_not_finite_is_refused_by_name(context: Context) -> None:
         quantize(model, context)
 
 
+@pytest.mark.parametrize(
+    "name", ["conv", "classifier", "perceptron", "matmul and bias of a matrix"]
+)
+def test_one_scale_a_weight(name: str, context: Context, tmp_path: pathlib.Path) -> None:
+    text, weights, expected = FORMS[name]
+    model = load_with_weights(text, *weights)
+    feed = graphs.random_feeds(model, seed=3)
+    original = graphs.run(model, feed)
+    quantize(model, context, QuantizeStatic(per_channel=False))
+    assert array_of(model, "W_scale" if "W" in weights else "A_scale").shape == ()
+    expected = {"QuantizeLinear": 1, "DequantizeLinear": 1} | expected
+    operators = optimized_operators(model, tmp_path)
+    assert operators == {key: count for key, count in expected.items() if count}
+    assert signal_to_noise_db(graphs.run(model, feed)[0], original[0]) > 25
+
+
 def test_bias_that_does_not_fit_into_32_bits_makes_the_weight_coarser(
     context: Context,
 ) -> None:
