@@ -21,9 +21,9 @@ from .linear import finite_array
 from .units import Unit, Weight
 from .weights import WeightStore, drop_unused, owner_node
 
-__all__ = ["QdqForm"]
+__all__ = ["BIAS_LIMIT", "QdqForm"]
 
-_BIAS_LIMIT = 2.0**30
+BIAS_LIMIT = 2.0**30
 """Largest integer that a bias may become: half of int32 is left to what is added to it."""
 
 
@@ -232,7 +232,7 @@ class QdqForm:
         data = finite_array(value).astype(np.float32).reshape(-1)
         # Where the weights are tiny next to the bias, they get a coarser scale: the integers
         # of the bias would not fit into 32 bits, and the weights hardly matter.
-        needed = np.abs(data) / (float(x_scale) * alpha * _BIAS_LIMIT)
+        needed = np.abs(data) / (float(x_scale) * alpha * BIAS_LIMIT)
         if qparams.scale.ndim == 0:
             needed = needed.max(initial=0.0)
         scale = np.asarray(np.maximum(qparams.scale, needed), np.float32)

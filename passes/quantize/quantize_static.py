@@ -51,6 +51,7 @@ from graphopt.edit import Rewriter
 from graphopt.passbase import Context, Pass, PassResult, Promise
 from graphopt.rewrite import Reason
 
+from .float_twin import publish_twin
 from .linear import Lookup
 from .qdq_form import QdqForm
 from .selection import Scope, Selection
@@ -115,6 +116,7 @@ class QuantizeStatic(Pass):
         plan = planner.plan()
         for node, reason in planner.reasons().items():
             rewriter.skip(self.name, node, reason)
+        publish_twin(context, model)
         count = self._apply(rewriter, planner)
         total = sum(decision.precision == "int8" for decision in plan.operators.values())
         summary = f"quantized {count} operators, {total} of them by ranges"
