@@ -48,7 +48,9 @@ def coarse_model(name: str) -> ir.Model:
 def feeds_of(model: ir.Model, start: int = 0) -> list[dict[str, np.ndarray]]:
     feeds = [graphs.random_feeds(model, seed) for seed in range(start, start + 8)]
     # A mean much larger than the spread: what rounding does to a weight adds up.
-    return [{n: np.float32(1) + np.float32(0.1) * v for n, v in feed.items()} for feed in feeds]
+    return [
+        {n: np.float32(1) + np.float32(0.1) * v for n, v in feed.items()} for feed in feeds
+    ]
 
 
 def quantize(model: ir.Model, context: Context, pass_: QuantizeStatic = COARSE) -> None:
