@@ -6,15 +6,15 @@ INSTALLED := $(VENV)/.installed
 PEERS := .cache/peers
 BENCH ?= resnet50 mobilenetv2 vit bert minilm
 
-.PHONY: demo test test-all lint format models bench clean
+.PHONY: demo test test-all lint format models browser bench clean
 
 demo: $(INSTALLED)  ## train, distil, export, optimize, validate; prints the table
 	$(BIN)/python -m graphopt.models.demo
 
-test: $(INSTALLED) models  ## everything that is quick
+test: $(INSTALLED) models browser  ## everything that is quick
 	$(BIN)/python -m pytest -m "not slow"
 
-test-all: $(INSTALLED) models  ## everything
+test-all: $(INSTALLED) models browser  ## everything
 	$(BIN)/python -m pytest
 
 lint: $(INSTALLED)  ## style, format, types
@@ -28,6 +28,9 @@ format: $(INSTALLED)
 
 models: $(INSTALLED)  ## fetch the real models into .cache/
 	$(BIN)/python -m graphopt.models.fetch
+
+browser:  ## Chromium, which the tests open reports in
+	@sh tests/report/install_browser.sh
 
 bench: $(INSTALLED) models $(PEERS)/.installed  ## graphopt and its peers, side by side
 	$(BIN)/python -m graphopt.models.zoo $(BENCH)

@@ -18,8 +18,10 @@ import onnx_ir as ir
 
 from graphopt import model_io, pipeline
 from graphopt.errors import OutputError, PipelineError, SamplesError, ValidationError
+from graphopt.instruments.latency import LatencyAfter
 from graphopt.instruments.provenance import write_provenance
 from graphopt.instruments.safe import Safe
+from graphopt.instruments.timing import Measurement, Timing
 from graphopt.ledger import Ledger
 from graphopt.manager import Instrument, PassManager, Step
 from graphopt.passbase import Context, Pass, Progress, Promise, Target
@@ -29,7 +31,7 @@ from graphopt.runtime import Latency, Runtime
 from graphopt.samples import Samples
 from graphopt.validation import Comparison, Metric, Tolerance, accepted, compare
 
-__all__ = ["Options", "Result", "SamplesLike", "Source", "optimize", "validate"]
+__all__ = ["Options", "Origin", "Result", "SamplesLike", "Source", "optimize", "validate"]
 
 logger = logging.getLogger(__name__)
 
@@ -64,6 +66,8 @@ class Options:
         safe: Check the model after every rewrite; undo and name the ones that break it.
         provenance: Write into the model which rewrites made each node and weight (see
             ``graphopt.instruments.provenance``).
+        measure_each: Measure latency after each pass that changed the model too, for the
+            report.
     """
 
     emit: Target = Target.STANDARD
@@ -77,6 +81,7 @@ class Options:
     limit: int | None = None
     safe: bool = False
     provenance: bool = False
+    measure_each: bool = False
 
     def __post_init__(self) -> None:
         """Check what can be wrong.
@@ -96,6 +101,25 @@ class Options:
 
 
 @dataclasses.dataclass(frozen=True)
+class Origin:
+    """What a result was made from; the report looks at it again.
+
+    Attributes:
+        source: The file, or ``""`` where the model came from memory.
+        model: The original; its weights stay where they are.
+        passes: The pipeline that was asked for, as text.
+        samples: What both models were run on.
+        options: How it was gone about.
+    """
+
+    source: str
+    model: ir.Model
+    passes: str
+    samples: Samples
+    options: Options
+
+
+@dataclasses.dataclass(frozen=True)
 class Result:
     """What ``optimize`` returns.
 
@@ -109,6 +133,10 @@ class Result:
         left_out: Text of a pass that did not pay -> why it was left out.
         saved: What was written, if an output was given.
         artifacts: What passes published: plans, tables.
+        measurements: Time, nodes and bytes of each step.
+        step_latencies: Latency after each step, to that of the original; ``None`` where it was
+            not measured (see ``Options.measure_each``).
+        origin: What it was made from.
     """
 
     model: ir.Model
@@ -121,6 +149,9 @@ class Result:
     left_out: Mapping[str, str]
     saved: model_io.Saved | None
     artifacts: Mapping[str, Any]
+    measurements: tuple[Measurement, ...]
+    step_latencies: tuple[Latency | None, ...]
+    origin: Origin
 
     @property
     def speedup(self) -> float | None:
@@ -138,6 +169,31 @@ class Result:
         """
         require_valid(self.comparison)
         return model_io.save(self.model, path, external_data=external_data)
+
+    def report(
+        self,
+        path: str | os.PathLike[str],
+        progress: Progress | None = None,
+        command: str = "",
+    ) -> pathlib.Path:
+        """Write the report as one HTML file that needs no network.
+
+        Both models are run on the first samples once more, to compare them layer by layer.
+
+        Args:
+            path: Where it goes; written whole or not at all.
+            progress: Where this reports.
+            command: What was typed, if anything was.
+
+        Returns:
+            ``path``.
+
+        Raises:
+            OutputError: ``path`` cannot be written.
+        """
+        from graphopt.report.html import write_report
+
+        return write_report(self, path, progress, command)
 
 
 def require_valid(comparison: Comparison) -> None:
@@ -195,6 +251,7 @@ def optimize(
         work = _Work(
             source,
             original,
+            before,
             summarize(before, size_on_disk(before, original)),
             given,
             given
@@ -218,6 +275,7 @@ class _Work:
 
     source: Source
     original: pathlib.Path  # the source as a file
+    model: ir.Model  # the original, never edited
     before: ModelSummary
     given: Samples | None
     samples: Samples  # the given ones, or synthetic
@@ -229,8 +287,11 @@ class _Work:
     def run(self, passes: list[Pass], stage: model_io.Stage, *, write: bool) -> Result:
         """Run the passes; leave out, one at a time from the end, those that do not pay."""
         left_out: dict[str, str] = {}
+        asked_for = pipeline.format_pipeline(passes)
+        timing, latencies = Timing(), self._latency_after()
+        watch: list[Instrument] = [timing, *([latencies] if latencies else [])]
         while True:
-            context, model, steps = self._transform(passes)
+            context, model, steps = self._transform(passes, watch)
             if self.options.provenance:
                 self._write_provenance(model, context.ledger, passes)
             stage.write(model)
@@ -260,9 +321,20 @@ class _Work:
             left_out,
             saved,
             context.artifacts,
+            tuple(timing.measurements),
+            tuple(latencies.measurements) if latencies else (None,) * len(steps),
+            Origin(
+                "" if isinstance(self.source, onnx.ModelProto) else os.fspath(self.source),
+                self.model,
+                asked_for,
+                self.samples,
+                self.options,
+            ),
         )
 
-    def _transform(self, passes: list[Pass]) -> tuple[Context, ir.Model, list[Step]]:
+    def _transform(
+        self, passes: list[Pass], watch: Sequence[Instrument]
+    ) -> tuple[Context, ir.Model, list[Step]]:
         context = Context(
             samples=self.given,
             ledger=Ledger(self.options.limit),
@@ -285,7 +357,7 @@ class _Work:
                 )
             )
         model = model_io.load(self.source)
-        model, steps = PassManager(passes, self.instruments).run(model, context)
+        model, steps = PassManager(passes, (*self.instruments, *watch)).run(model, context)
         return context, model, steps
 
     def _write_provenance(
@@ -300,6 +372,11 @@ class _Work:
         defaults = {"seed": 0, "emit": Target.STANDARD.value, "limit": None, "safe": False}
         changed = {key: value for key, value in options.items() if value != defaults[key]}
         write_provenance(model, ledger, pipeline.format_pipeline(passes), changed)
+
+    def _latency_after(self) -> LatencyAfter | None:
+        if not (self.options.measure and self.options.measure_each):
+            return None
+        return LatencyAfter(self.original, next(iter(self.samples.feeds())), self.runtime)
 
     def _compare(self, candidate: pathlib.Path, promise: Promise) -> Comparison:
         return compare(

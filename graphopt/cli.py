@@ -11,6 +11,7 @@ import logging
 import math
 import os
 import pathlib
+import shlex
 import sys
 import traceback
 from collections.abc import Callable
@@ -182,6 +183,12 @@ def _data_options(command: Command) -> Command:
     callback=_writable_file,
     help="Write a Chrome trace of the passes to this file.",
 )
+@click.option(
+    "--report",
+    type=MODEL,
+    callback=_writable_file,
+    help="Write the report as one HTML file that needs no network.",
+)
 @_data_options
 def optimize(model: pathlib.Path, output: pathlib.Path, **given: Any) -> int:
     """Rewrite MODEL, prove the result with onnxruntime, and write it.
@@ -212,12 +219,17 @@ def optimize(model: pathlib.Path, output: pathlib.Path, **given: Any) -> int:
             instruments=watch,
             progress=progress,
         )
+        if given["report"]:
+            command = shlex.join(["graphopt", *sys.argv[1:]])
+            result.report(given["report"], progress, command)
     if given["trace"]:
         timing.write_trace(given["trace"])
     if given["as_json"]:
         click.echo(json.dumps(result_to_json(result), indent=2))
     else:
         _print_result(words, result)
+        if given["report"]:
+            words.print(f"wrote {given['report']}", soft_wrap=True)
     return 0
 
 
@@ -360,6 +372,7 @@ def _options(given: dict[str, Any]) -> Options:
         limit=given.get("rewrite_limit"),
         safe=given.get("safe", False),
         provenance=given.get("provenance", False),
+        measure_each=given.get("report") is not None,
     )
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TypeAlias
 
 import numpy as np
 import onnx_ir as ir
@@ -20,7 +21,10 @@ from graphopt.runtime import Runtime
 from graphopt.runtime.session import Model
 from graphopt.samples import Feed
 
-__all__ = ["Layer", "compare_layers", "match_names", "worst"]
+__all__ = ["Layer", "Observe", "compare_layers", "match_names", "worst"]
+
+Observe: TypeAlias = Callable[[str, np.ndarray, np.ndarray], None]
+"""Looks at a tensor: its name in the original, its value there and in the candidate."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,6 +108,7 @@ def compare_layers(
     graph: ir.Graph,
     budget_bytes: int = 64 << 20,
     advance: Callable[[int], None] = lambda tensors: None,
+    observe: Observe = lambda name, want, got: None,
 ) -> list[Layer]:
     """Compare the tensors ``names`` of two models, each run without optimization.
 
@@ -117,6 +122,8 @@ def compare_layers(
         graph: Main graph of the original: sizes and order of the tensors.
         budget_bytes: How much the tensors of one portion may take.
         advance: Called with the number of tensors that were compared.
+        observe: Called with every tensor of every sample: its name, and both of them. Those
+            of one portion come between two calls of ``advance``.
 
     Returns:
         One entry a tensor, in the order of computation.
@@ -126,7 +133,7 @@ def compare_layers(
     nodes = {value.name: node for node in graph for value in node.outputs}
     for portion in _portions(list(names), sizes, budget_bytes):
         for name, measured in _compare(
-            original, candidate, portion, names, feeds, runtime, tolerance
+            original, candidate, portion, names, feeds, runtime, tolerance, observe
         ):
             node = nodes[name]
             found[name] = dataclasses.replace(
@@ -189,6 +196,7 @@ def _compare(
     feeds: Sequence[Feed],
     runtime: Runtime,
     tolerance: Tolerance,
+    observe: Observe,
 ) -> Iterator[tuple[str, Layer]]:
     """Yield the layers of one portion; halve it where onnxruntime refuses it."""
     meters = {name: _Meter(tolerance) for name in portion}
@@ -203,6 +211,8 @@ def _compare(
                 want, got = left.run(feed), right.run(feed)
                 for name, meter in meters.items():
                     meter.add(index, want[name], got[names[name]])
+                    if meter.is_tensor:
+                        observe(name, want[name], got[names[name]])
     except ExecutionError as error:
         if len(portion) == 1:
             (name,) = portion
@@ -210,7 +220,9 @@ def _compare(
             return
         middle = len(portion) // 2
         for half in (portion[:middle], portion[middle:]):
-            yield from _compare(original, candidate, half, names, feeds, runtime, tolerance)
+            yield from _compare(
+                original, candidate, half, names, feeds, runtime, tolerance, observe
+            )
         return
     for name, meter in meters.items():
         yield name, meter.layer(name, names[name])
@@ -223,6 +235,11 @@ class _Meter:
         self._meter = DifferenceMeter(tolerance)
         self._ranges: list[tuple[float, float] | None] = [None, None]
         self._fault = ""
+
+    @property
+    def is_tensor(self) -> bool:
+        """Whether all that was added are tensors that can be compared."""
+        return not self._fault
 
     def add(self, sample: int, want: object, got: object) -> None:
         if not (isinstance(want, np.ndarray) and isinstance(got, np.ndarray)):

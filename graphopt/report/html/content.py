@@ -1,0 +1,291 @@
+"""What the report says, as plain values that ``collect`` gathers and ``render`` writes."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, TypeAlias
+
+__all__ = [
+    "Bins",
+    "Card",
+    "Content",
+    "Fact",
+    "GraphContent",
+    "LayerRow",
+    "NodeRow",
+    "OutputRow",
+    "RewriteRow",
+    "SearchPoint",
+    "SkipRow",
+    "StepPart",
+    "StepRow",
+    "ValueRow",
+]
+
+State: TypeAlias = str
+"""``kept``, ``changed``, ``removed`` or ``new``."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Card:
+    """One figure of the summary.
+
+    Attributes:
+        label: What it is.
+        value: The figure of the result, with its unit.
+        before: That of the original; empty where there is none to compare with.
+        change: The difference in words; empty where there is none.
+        verdict: ``good``, ``bad`` or empty: how the change is to be taken.
+    """
+
+    label: str
+    value: str
+    before: str = ""
+    change: str = ""
+    verdict: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class StepPart:
+    """What one of several passes that run in turn did: rewrites, nodes added less removed."""
+
+    label: str
+    rewrites: int
+    nodes_delta: int
+
+
+@dataclasses.dataclass(frozen=True)
+class StepRow:
+    """One pass of the pipeline.
+
+    Attributes:
+        label: What it is called.
+        summary: What it did, in words; why, where it was left out.
+        text: Its text, as in a pipeline.
+        left_out: Whether it was taken back because it did not pay.
+        rewrites: How many rewrites it made; the first of them has the number ``first``.
+        first: See ``rewrites``.
+        nodes, weight_bytes: What the model had after it.
+        nodes_delta, bytes_delta: What it added or (negative) removed.
+        latency_ratio: Latency after it over the original's; ``None``: not measured.
+        wall_s: Seconds it took.
+        parts: Of passes that run in turn: those that made rewrites, and what of it is theirs
+            (the bytes are not told apart: what one replaces, another sweeps up).
+    """
+
+    label: str
+    summary: str
+    text: str = ""
+    left_out: bool = False
+    rewrites: int = 0
+    first: int = 0
+    nodes: int = 0
+    weight_bytes: int = 0
+    nodes_delta: int = 0
+    bytes_delta: int = 0
+    latency_ratio: float | None = None
+    wall_s: float = 0.0
+    parts: tuple[StepPart, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class SearchPoint:
+    """One choice that a search looked at.
+
+    Attributes:
+        name: The choice in words.
+        quality: Share of the original's quality, or decibels.
+        speedup: How many times faster than the original; ``None``: not measured.
+        size_bytes: Size of its weights.
+        on_front: Whether no other choice beats it.
+        is_best: Whether it was taken.
+    """
+
+    name: str
+    quality: float | None
+    speedup: float | None
+    size_bytes: int
+    on_front: bool
+    is_best: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class OutputRow:
+    """One output of both models, compared."""
+
+    name: str
+    dtype: str
+    max_abs: float
+    max_rel: float
+    cosine: float | None
+    sqnr_db: float | None
+    top1: float | None
+    worst_sample: int | None
+    passed: bool
+    reason: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Bins:
+    """How many values lie where, in bins of equal width.
+
+    Attributes:
+        low, high: Ends of the first and of the last bin.
+        counts: One number a bin.
+        smallest, largest: The extreme values.
+        zeros: Share of the values that are 0.
+    """
+
+    low: float
+    high: float
+    counts: tuple[int, ...]
+    smallest: float
+    largest: float
+    zeros: float
+
+
+@dataclasses.dataclass(frozen=True)
+class LayerRow:
+    """One operator with a weight, in the original and in the result.
+
+    Attributes:
+        name: Name of the node, else of its first output.
+        op_type: Its operator.
+        weight: Name of its weight.
+        shape, shape_after: Shape of the weight.
+        precision: Element type of the weight in the result; empty where it is gone.
+        error_db: Signal-to-noise ratio of its output in the result; ``None``: not measured.
+            Infinite ones are given as ``EQUAL_DB``.
+        added: Noise that this layer adds: energy over that of its output; ``None`` as before.
+        kept, channels: Output channels after and before.
+        macs, macs_after: Multiply-accumulate operations, symbolic dimensions 1.
+        size_bytes, size_after: Bytes of the weight.
+        reason: Why it was left as it was; empty where it was not.
+        rewrites: Numbers of the rewrites that touched it.
+        weights, weights_after: Distribution of the weight.
+        outputs, outputs_after: Distribution of what it computes.
+    """
+
+    name: str
+    op_type: str
+    weight: str
+    shape: tuple[int, ...]
+    shape_after: tuple[int, ...] | None
+    precision: str
+    error_db: float | None
+    added: float | None
+    kept: int | None
+    channels: int
+    macs: int | None
+    macs_after: int | None
+    size_bytes: int
+    size_after: int
+    reason: str
+    rewrites: tuple[int, ...]
+    weights: Bins | None = None
+    weights_after: Bins | None = None
+    outputs: Bins | None = None
+    outputs_after: Bins | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class ValueRow:
+    """A tensor: its name, its type in words; ``computed``, ``weight`` or ``input``."""
+
+    name: str
+    type: str
+    kind: str
+
+
+@dataclasses.dataclass(frozen=True)
+class NodeRow:
+    """A node of a graph.
+
+    Attributes:
+        name: Its name; empty where it has none.
+        op_type: Its operator, with the domain if that is not the standard one.
+        inputs, outputs: Indices of tensors; -1 for an omitted one.
+        attributes: In words.
+        state: What became of it, or where it came from.
+        rewrites: Numbers of the rewrites that touched it.
+        where: The subgraph or function it is in; empty for the main graph.
+        inner: Tensors that subgraphs below it return.
+    """
+
+    name: str
+    op_type: str
+    inputs: tuple[int, ...]
+    outputs: tuple[int, ...]
+    attributes: str
+    state: State
+    rewrites: tuple[int, ...]
+    where: str
+    inner: tuple[int, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class GraphContent:
+    """A model as nodes and tensors; graph inputs and outputs are indices of tensors."""
+
+    nodes: tuple[NodeRow, ...]
+    values: tuple[ValueRow, ...]
+    inputs: tuple[int, ...]
+    outputs: tuple[int, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class RewriteRow:
+    """One rewrite of the ledger; ``removed``, ``added`` and ``changed`` name nodes."""
+
+    number: int
+    pass_name: str
+    rule: str
+    anchor: str
+    note: str
+    removed: tuple[str, ...]
+    added: tuple[str, ...]
+    changed: tuple[str, ...]
+    bytes_delta: int
+    undone: str
+
+
+@dataclasses.dataclass(frozen=True)
+class SkipRow:
+    """What was left alone, and why; ``count`` places, ``anchor`` the first of them."""
+
+    pass_name: str
+    op_type: str
+    reason: str
+    count: int
+    anchor: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Fact:
+    """A line about the run."""
+
+    label: str
+    text: str
+    code: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Content:
+    """The whole report."""
+
+    title: str
+    judged: str
+    verdict: str
+    notes: tuple[str, ...]
+    cards: tuple[Card, ...]
+    start: StepRow
+    steps: tuple[StepRow, ...]
+    search: tuple[SearchPoint, ...]
+    search_about: dict[str, Any]
+    outputs: tuple[OutputRow, ...]
+    layers: tuple[LayerRow, ...]
+    before: GraphContent
+    after: GraphContent
+    rewrites: tuple[RewriteRow, ...]
+    skips: tuple[SkipRow, ...]
+    facts: tuple[Fact, ...]

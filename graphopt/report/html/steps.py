@@ -1,0 +1,116 @@
+"""What each pass did, and what a search for a trade-off looked at."""
+
+from __future__ import annotations
+
+import collections
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from graphopt.rewrite import Fixpoint
+
+from .content import SearchPoint, StepPart, StepRow
+
+if TYPE_CHECKING:
+    from graphopt.api import Result
+    from graphopt.manager import Step
+
+__all__ = ["search_points", "start_row", "step_rows"]
+
+
+def start_row(result: Result) -> StepRow:
+    """Return the model before the first pass."""
+    if not result.measurements:
+        return StepRow("original", "", nodes=result.before.nodes)
+    first = result.measurements[0]
+    return StepRow(
+        "original",
+        "",
+        nodes=first.nodes - first.nodes_delta,
+        weight_bytes=first.weight_bytes - first.weight_bytes_delta,
+        latency_ratio=1.0 if any(result.step_latencies) else None,
+    )
+
+
+def step_rows(result: Result) -> list[StepRow]:
+    """Return one row a pass that was run, and one for each that was left out."""
+    rows = []
+    every = zip(result.steps, result.measurements, result.step_latencies, strict=True)
+    for step, measured, latency in every:
+        rows.append(
+            StepRow(
+                _label(step),
+                step.result.summary,
+                step.label,
+                rewrites=len(step.rewrites),
+                first=step.rewrites.start,
+                nodes=measured.nodes,
+                weight_bytes=measured.weight_bytes,
+                nodes_delta=measured.nodes_delta,
+                bytes_delta=measured.weight_bytes_delta,
+                latency_ratio=None if latency is None else latency.ratio,
+                wall_s=measured.wall_s,
+                parts=tuple(_parts(step, result)),
+            )
+        )
+    rows += [StepRow(text, why, text, left_out=True) for text, why in result.left_out.items()]
+    return rows
+
+
+def _label(step: Step) -> str:
+    if isinstance(step.pass_, Fixpoint):
+        return f"{len(step.pass_.passes)} passes in turn"
+    return step.label
+
+
+def _parts(step: Step, result: Result) -> list[StepPart]:
+    """Return what each of the passes that ran in turn did; nothing of a single pass."""
+    if not isinstance(step.pass_, Fixpoint):
+        return []
+    rewrites: collections.Counter[str] = collections.Counter()
+    nodes: collections.Counter[str] = collections.Counter()
+    for number in step.rewrites:
+        entry = result.ledger.applications[number - 1]
+        if not entry.undone:
+            rewrites[entry.pass_name] += 1
+            nodes[entry.pass_name] += len(entry.nodes_added) - len(entry.nodes_removed)
+    names = [pass_.name for pass_ in step.pass_.passes]
+    return [
+        StepPart(name, rewrites[name], nodes[name])
+        for name in dict.fromkeys(names)
+        if rewrites[name]
+    ]
+
+
+def search_points(result: Result) -> tuple[tuple[SearchPoint, ...], dict[str, Any]]:
+    """Return what searches for a trade-off have looked at: anything that left a front."""
+    for step in result.steps:
+        details = step.result.details
+        if isinstance(details.get("front"), (list, tuple)):
+            return tuple(_points(details)), {
+                "pass": step.label,
+                "metric": getattr(step.pass_, "metric", "quality"),
+                "target": getattr(step.pass_, "target", None),
+                "complete": bool(details.get("is_complete", True)),
+            }
+    return (), {}
+
+
+def _points(details: Mapping[str, Any]) -> list[SearchPoint]:
+    front, best = list(details["front"]), details.get("best")
+    every = details.get("evaluations")
+    others = list(every) if isinstance(every, (list, tuple)) else []
+    found = []
+    for one in [*front, *(other for other in others if other not in front)]:
+        kept = len(one.get("kept", ()))
+        name = str(one.get("scheme") or one.get("name") or "choice")
+        found.append(
+            SearchPoint(
+                f"{name}, {kept} in float" if kept else name,
+                one.get("quality"),
+                one.get("speedup"),
+                int(one.get("size_bytes") or 0),
+                one in front,
+                one == best,
+            )
+        )
+    return found
