@@ -29,7 +29,8 @@ from graphopt.report.summary import ModelSummary, files_of, size_on_disk, summar
 from graphopt.rewrite import Fixpoint
 from graphopt.runtime import Latency, Runtime
 from graphopt.samples import Samples
-from graphopt.validation import Comparison, Metric, Tolerance, accepted, compare
+from graphopt.scores import Metric, UserMetric, metric_of
+from graphopt.validation import Comparison, Tolerance, accepted, compare
 
 __all__ = ["Options", "Origin", "Result", "SamplesLike", "Source", "optimize", "validate"]
 
@@ -54,9 +55,11 @@ class Options:
 
     Attributes:
         emit: Which operators may be emitted.
-        quality: What a lossy pipeline must keep by ``metric``: in (0, 1], or dB for ``sqnr``;
-            ``None``: its loss is reported and not judged.
-        metric: ``"cosine"``, ``"top1"`` or ``"sqnr"``.
+        quality: The target: what a lossy pipeline must keep by ``metric``: in (0, 1], or dB
+            for ``sqnr``. It makes a preset that quantizes, or no pipeline at all, choose the
+            precision of every operator. ``None``: the loss is reported and not judged.
+        metric: ``"cosine"``, ``"top1"`` or ``"sqnr"``; ``"module:function"``, or a function
+            (see ``graphopt.scores``).
         tolerance: What ``exact`` and ``close`` pipelines may differ by; ``None``: their own.
         allow_slower: Keep steps that make the model slower (smaller may be what is wanted).
         measure: Measure latency. Without it nothing is said about speed.
@@ -83,20 +86,31 @@ class Options:
     provenance: bool = False
     measure_each: bool = False
 
+    @property
+    def judged_by(self) -> tuple[str, float | None]:
+        """Metric and target where built-in metrics only can be taken: a user's is not."""
+        metric = metric_of(self.metric)
+        return (metric, self.quality) if isinstance(metric, str) else ("cosine", None)
+
     def __post_init__(self) -> None:
         """Check what can be wrong.
 
         Raises:
             PipelineError: ``quality`` is a share that nothing can reach.
+            MetricError: There is no such metric, or it cannot be used.
         """
+        metric = metric_of(self.metric)
         if self.quality is None:
             return
-        most = math.inf if self.metric == "sqnr" else 1.0
-        if not (0 < self.quality <= most and math.isfinite(self.quality)):
+        least, most = (0.0, math.inf) if metric == "sqnr" else (0.0, 1.0)
+        if isinstance(metric, UserMetric) and not metric.is_share:
+            least, most = -math.inf, math.inf
+        if not (least < self.quality <= most and math.isfinite(self.quality)):
+            name = metric if isinstance(metric, str) else metric.name
             raise PipelineError(
                 "target",
-                f"a target of {self.quality} for {self.metric} cannot be reached.",
-                hint="cosine and top1 are shares in (0, 1]; sqnr is in dB, above 0.",
+                f"a target of {self.quality} for {name} cannot be reached.",
+                hint="Shares of the original are in (0, 1]; sqnr is in dB, above 0.",
             )
 
 
@@ -196,6 +210,14 @@ class Result:
         return write_report(self, path, progress, command)
 
 
+def _pipeline(passes: str | Sequence[Pass] | None, *, has_target: bool) -> list[Pass]:
+    if passes is None:
+        passes = "auto" if has_target else "default"
+    if isinstance(passes, str):
+        return pipeline.parse(passes, has_target=has_target)
+    return list(passes)
+
+
 def require_valid(comparison: Comparison) -> None:
     """Raise unless the comparison passed.
 
@@ -212,7 +234,7 @@ def require_valid(comparison: Comparison) -> None:
 
 def optimize(
     source: Source,
-    passes: str | Sequence[Pass] = "default",
+    passes: str | Sequence[Pass] | None = None,
     *,
     samples: SamplesLike | None = None,
     output: str | os.PathLike[str] | None = None,
@@ -224,7 +246,8 @@ def optimize(
 
     Args:
         source: Path of an ONNX file, or a model in memory.
-        passes: A pipeline: text, preset or passes.
+        passes: A pipeline: text, preset or passes. By default ``default``, and ``auto`` where
+            a quality is asked for.
         samples: What the model is run on; synthetic from the declared inputs by default.
         output: Where to write the result; nothing is written unless it validates.
         options: How to go about it.
@@ -239,7 +262,7 @@ def optimize(
         ValidationError: An ``output`` was given and the result does not validate.
     """
     options = options or Options()
-    chosen = pipeline.parse(passes) if isinstance(passes, str) else list(passes)
+    chosen = _pipeline(passes, has_target=options.quality is not None)
     pipeline.check_order(chosen)
     with contextlib.ExitStack() as stack:
         runtime = stack.enter_context(contextlib.closing(Runtime()))
@@ -264,6 +287,7 @@ def optimize(
             runtime,
             tuple(instruments),
             progress,
+            None if output is None else pathlib.Path(f"{output}.search.json"),
         )
         stage = stack.enter_context(_stage(output, original, options.external_data))
         return work.run(chosen, stage, write=output is not None)
@@ -283,6 +307,7 @@ class _Work:
     runtime: Runtime
     instruments: tuple[Instrument, ...]
     progress: Progress | None
+    journal: pathlib.Path | None  # of a search, so that it can be taken up again
 
     def run(self, passes: list[Pass], stage: model_io.Stage, *, write: bool) -> Result:
         """Run the passes; leave out, one at a time from the end, those that do not pay."""
@@ -310,6 +335,8 @@ class _Work:
         files = [stage.path] + ([stage.external_path] if stage.external_path else [])
         after = summarize(model, sum(file.stat().st_size for file in files))
         saved = stage.commit() if write else None
+        if self.journal is not None and not _is_interrupted(steps):
+            self.journal.unlink(missing_ok=True)
         return Result(
             model,
             self.before,
@@ -340,6 +367,10 @@ class _Work:
             ledger=Ledger(self.options.limit),
             target=self.options.emit,
             seed=self.options.seed,
+            quality=self.options.quality,
+            metric=self.options.metric,
+            original=self.original,
+            journal=self.journal,
         )
         context.share(self.runtime)
         if self.progress is not None:
@@ -352,8 +383,7 @@ class _Work:
                     self.samples,
                     self.runtime,
                     self.options.tolerance,
-                    self.options.metric,
-                    self.options.quality,
+                    *self.options.judged_by,
                 )
             )
         model = model_io.load(self.source)
@@ -406,6 +436,11 @@ class _Work:
         if speedup is not None and speedup < SLOWER_THAN:
             speedup = speedup_of(self._latency(candidate, EFFORT[1]))
         return speedup if speedup is not None and speedup < SLOWER_THAN else None
+
+
+def _is_interrupted(steps: Sequence[Step]) -> bool:
+    """Whether a search was stopped before its end."""
+    return any(step.result.details.get("is_complete") is False for step in steps)
 
 
 def speedup_of(latency: Sequence[Latency]) -> float | None:

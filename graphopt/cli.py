@@ -103,16 +103,17 @@ def _data_options(command: Command) -> Command:
     for option in (
         click.option(
             "--metric",
-            type=click.Choice(["cosine", "top1", "sqnr"]),
             default="cosine",
             show_default=True,
-            help="What --target is measured in.",
+            help="What --target is measured in: cosine, top1 or sqnr, or module:function, "
+            "a Python function of your own (docs/search.md).",
         ),
         click.option(
             "--target",
             type=float,
             callback=_number,
-            help="Least value of --metric to accept of a lossy result.",
+            help="Least value of --metric to accept of a lossy result. With a preset that "
+            "quantizes, or without --passes: find the fastest precisions that reach it.",
         ),
         click.option(
             "--atol",
@@ -148,9 +149,8 @@ def _data_options(command: Command) -> Command:
 @click.option("-o", "--output", type=MODEL, required=True, help="Where the result goes.")
 @click.option(
     "--passes",
-    default="default",
-    show_default=True,
-    help="A preset or a pipeline, such as 'fold-constants,prune-channels{ratio=0.3}'.",
+    help="A preset or a pipeline, such as 'fold-constants,prune-channels{ratio=0.3}'.  "
+    "[default: default; auto with --target]",
 )
 @click.option(
     "--emit",
@@ -237,6 +237,7 @@ def _print_result(words: Any, result: Result) -> None:
     from graphopt.report import console as report
 
     words.print(report.step_table(result))
+    _print_searches(words, result)
     skipped = report.skip_table(result.ledger)
     if skipped is not None:
         words.print(skipped)
@@ -244,12 +245,27 @@ def _print_result(words: Any, result: Result) -> None:
         if entry.undone:
             words.print(f"undone: {entry.summary()}")
     words.print(report.comparison_table(result.comparison))
-    for note in (result.comparison.reason, *result.comparison.notes):
+    for note in (
+        result.comparison.reason,
+        result.comparison.score_text,
+        *result.comparison.notes,
+    ):
         if note:
             words.print(note, style="dim")
     words.print(report.summary_table(result))
     if result.saved is not None:
         words.print(f"wrote {result.saved.path}", soft_wrap=True)
+
+
+def _print_searches(words: Any, result: Result) -> None:
+    from graphopt.report import search
+
+    for found in result.artifacts.values():
+        if isinstance(found, search.SearchReport):
+            words.print(search.precision_table(found))
+            words.print(search.front_table(found))
+            for note in found.notes:
+                words.print(f"note: {note}")
 
 
 @main.command()
@@ -269,7 +285,7 @@ def validate(original: pathlib.Path, candidate: pathlib.Path, **given: Any) -> i
     else:
         out = report.console()
         out.print(report.comparison_table(comparison))
-        for note in comparison.notes:
+        for note in filter(None, (comparison.score_text, *comparison.notes)):
             out.print(note)
         verdict = "the models agree" if comparison.passed else "the models differ"
         out.print(f"{verdict}: {comparison.reason}" if comparison.reason else verdict)

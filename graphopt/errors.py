@@ -21,6 +21,7 @@ __all__ = [
     "EXIT_USAGE",
     "ExecutionError",
     "GraphoptError",
+    "MetricError",
     "ModelError",
     "OutputError",
     "PassError",
@@ -77,6 +78,12 @@ class SamplesError(GraphoptError):
     """The samples do not fit the model, or there are none."""
 
     family = "samples"
+
+
+class MetricError(GraphoptError):
+    """The metric of the user's cannot be found, raises, or returns no number."""
+
+    family = "metric"
 
 
 class PipelineError(GraphoptError):

@@ -21,8 +21,11 @@ from graphopt.errors import SamplesError
 from graphopt.ledger import Ledger
 
 if TYPE_CHECKING:
+    import pathlib
+
     from graphopt.runtime import Runtime
     from graphopt.samples import Samples
+    from graphopt.scores import Metric
 
 __all__ = ["Context", "Pass", "PassResult", "Progress", "Promise", "Target"]
 
@@ -100,6 +103,11 @@ class Context:
         ledger: The record of the run.
         target: Which operators may be emitted.
         seed: Seed of everything random.
+        quality: What the user wants a lossy result to keep by ``metric``; ``None``: nothing
+            was said.
+        metric: What that is measured in (see ``graphopt.scores``).
+        original: The model as it was before the first pass, if there is a file of it.
+        journal: File in which long searches remember how far they are; ``None``: nowhere.
         executor: Where work that can be spread is sent; ``None``: done here.
         progress: Where long work reports.
         guards: Checks made after each application (see ``graphopt.edit.Guard``).
@@ -111,6 +119,10 @@ class Context:
     ledger: Ledger = dataclasses.field(default_factory=Ledger)
     target: Target = Target.STANDARD
     seed: int = 0
+    quality: float | None = None
+    metric: Metric = "cosine"
+    original: pathlib.Path | None = None
+    journal: pathlib.Path | None = None
     executor: Executor | None = None
     progress: Progress = dataclasses.field(default_factory=_Silent)
     guards: list[Guard] = dataclasses.field(default_factory=list)

@@ -47,16 +47,30 @@ PRESETS: dict[str, str] = {
     "int8-dynamic": "default,quantize-dynamic",
     "int8-static": "upgrade-opset{to=13},default,quantize-static",
     "half": "default,quantize-dynamic{scope=half}",
+    "auto": "upgrade-opset{to=13},default,quantize-auto",
     "prune": "default,prune-channels",
 }
 """Name -> pipeline. A preset may be used anywhere in a pipeline."""
+
+SEARCHES: dict[str, str] = {
+    "int8-dynamic": "default,quantize-auto{schemes=dynamic}",
+    "int8-static": "upgrade-opset{to=13},default,quantize-auto{schemes=static}",
+    "half": "default,quantize-auto{schemes=dynamic}",
+}
+"""What these presets mean where there is a target: the operators that stay in float are not
+given but found."""
 
 _SUFFIXES = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 _SPECIAL = set('{}[]()=,"')
 
 
-def parse(text: str) -> list[Pass]:
+def parse(text: str, *, has_target: bool = False) -> list[Pass]:
     """Return the passes that ``text`` names.
+
+    Args:
+        text: The pipeline.
+        has_target: Whether a quality is asked for: presets that quantize then search for the
+            precisions that keep it (``SEARCHES``).
 
     Raises:
         PipelineError: The text is not a pipeline, or a pass or an option does not exist; the
@@ -64,7 +78,8 @@ def parse(text: str) -> list[Pass]:
     """
     if not text.strip():
         raise PipelineError("empty", "the pipeline names no pass.", hint="Try 'default'.")
-    return list(_items(_Scanner(text), closing="", depth=0))
+    presets = {**PRESETS, **SEARCHES} if has_target else PRESETS
+    return list(_items(_Scanner(text), presets, closing="", depth=0))
 
 
 def format_pipeline(passes: Iterable[Pass]) -> str:
@@ -104,18 +119,22 @@ def check_order(passes: Sequence[Pass]) -> None:
                 )
 
 
-def _items(scanner: _Scanner, closing: str, depth: int) -> Iterable[Pass]:
+def _items(
+    scanner: _Scanner, presets: Mapping[str, str], closing: str, depth: int
+) -> Iterable[Pass]:
     if depth > 8:
         raise scanner.error("brackets or presets are nested too deeply")
     while True:
         if scanner.take("["):
-            yield _fixpoint(list(_items(scanner, closing="]", depth=depth + 1)), scanner)
+            inner = list(_items(scanner, presets, closing="]", depth=depth + 1))
+            yield _fixpoint(inner, scanner)
         else:
             name = scanner.word("a pass")
-            if name in PRESETS:
+            if name in presets:
                 if scanner.peek() == "{":
                     raise scanner.error(f"the preset {name!r} takes no options")
-                yield from _items(_Scanner(PRESETS[name]), closing="", depth=depth + 1)
+                text = _Scanner(presets[name])
+                yield from _items(text, presets, closing="", depth=depth + 1)
             else:
                 yield _pass(name, scanner)
         if not scanner.take(","):

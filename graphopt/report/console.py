@@ -167,6 +167,9 @@ def skip_table(ledger: Ledger, limit: int = 12) -> rich.table.Table | None:
     counts: collections.Counter[tuple[str, str, str]] = collections.Counter()
     example: dict[tuple[str, str, str], str] = {}
     for skip in ledger.skips:
+        # The reasons of a search stand in a table of their own.
+        if skip.pass_name == "quantize-auto":
+            continue
         if skip.pass_name.startswith(("quantize", "prune")):
             key = (skip.pass_name, skip.op_type or "-", skip.reason)
             counts[key] += 1

@@ -9,7 +9,6 @@ from graphopt.validation.comparing import compare
 from graphopt.validation.comparison import (
     Comparison,
     LevelComparison,
-    Metric,
     OutputComparison,
     judge,
 )
@@ -20,7 +19,6 @@ __all__ = [
     "Comparison",
     "Difference",
     "LevelComparison",
-    "Metric",
     "OutputComparison",
     "Tolerance",
     "accepted",

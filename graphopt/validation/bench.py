@@ -13,6 +13,7 @@ from graphopt.metrics import DifferenceMeter, Tolerance
 from graphopt.runtime import Runtime
 from graphopt.runtime.session import Level, Model, Session, run_together
 from graphopt.samples import Feed
+from graphopt.scores import ScoreMeter
 
 __all__ = ["LEVEL_WORDS", "Answer", "Bench", "DiffersError", "Key", "Pair"]
 
@@ -80,20 +81,31 @@ class Pair:
         other: The other.
         meters: One an output.
         dtypes: Element types of the outputs; of a sequence, those of its first element.
+        score: What a metric of the user's is added up in, if there is one.
     """
 
-    def __init__(self, reference: Key, other: Key, tolerance: Tolerance) -> None:
+    def __init__(
+        self,
+        reference: Key,
+        other: Key,
+        tolerance: Tolerance,
+        score: ScoreMeter | None = None,
+    ) -> None:
         self.reference = reference
         self.other = other
+        self.score = score
         self.meters: dict[str, DifferenceMeter] = {}
         self.dtypes: dict[str, str] = {}
         self._tolerance = tolerance
 
-    def add(self, sample: int, want: Mapping[str, Any], got: Mapping[str, Any]) -> None:
+    def add(
+        self, sample: int, want: Mapping[str, Any], got: Mapping[str, Any], feed: Feed
+    ) -> None:
         """Take in the outputs of one sample.
 
         Raises:
             DiffersError: They have not the same structure, types and shapes.
+            MetricError: The metric of the user's cannot be taken of them.
         """
         for name, value in want.items():
             meter = self.meters.setdefault(name, DifferenceMeter(self._tolerance))
@@ -112,6 +124,8 @@ class Pair:
                     )
                 self.dtypes.setdefault(name, str(array.dtype))
                 meter.add(sample, array, other)
+        if self.score is not None:
+            self.score.add(sample, feed, want, got)
 
 
 def _parts(name: str, value: Any) -> Iterator[tuple[str, np.ndarray]]:

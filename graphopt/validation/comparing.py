@@ -18,9 +18,10 @@ from graphopt.passbase import Progress, Promise
 from graphopt.runtime import Runtime
 from graphopt.runtime.session import Model
 from graphopt.samples import Samples
+from graphopt.scores import Metric, metric_of
 from graphopt.validation.accepted import AcceptedSamples, accepted
 from graphopt.validation.bench import Bench, DiffersError
-from graphopt.validation.comparison import Comparison, Metric
+from graphopt.validation.comparison import Comparison
 from graphopt.validation.judgement import Judgement
 from graphopt.validation.precision import tolerance_of
 from graphopt.validation.stream import Stream
@@ -60,7 +61,7 @@ def compare(
         promise: How much they may differ.
         runtime: Where they are run.
         tolerance: What may differ; ``None``: what the precision of the original asks for.
-        metric: For ``LOSSY``: what ``target`` is measured in.
+        metric: For ``LOSSY``: what ``target`` is measured in (see ``graphopt.scores``).
         target: The least that ``metric`` must be; ``None``: reported, not judged.
         progress: Told about every sample.
 
@@ -69,7 +70,9 @@ def compare(
             said.
         SamplesError: The samples do not fit the original.
         ModelError: A file is missing, or is no model.
+        MetricError: The metric cannot be used.
     """
+    chosen = metric_of(metric)
     model = original if isinstance(original, ir.Model) else model_io.load(original)
     tensors = [value.const_value for value in model.graph.initializers.values()]
     size_bytes = sum(tensor.nbytes for tensor in tensors if tensor is not None)
@@ -82,7 +85,7 @@ def compare(
             task = stack.enter_context(contextlib.closing(progress.track("validate")))
             stream.advance = task.advance
         judgement = Judgement(
-            bench, stream, promise, tolerance or tolerance_of(model), metric, target
+            bench, stream, promise, tolerance or tolerance_of(model), chosen, target
         )
         reason = ""
         try:
@@ -93,7 +96,7 @@ def compare(
     return Comparison(
         promise=promise,
         tolerance=judgement.tolerance,
-        metric=metric,
+        metric=chosen if isinstance(chosen, str) else chosen.name,
         target=target,
         levels=levels,
         samples=stream.count,

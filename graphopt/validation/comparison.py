@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Any, Literal, TypeAlias
+from typing import Any
 
 from graphopt.metrics import Difference, Tolerance
 from graphopt.passbase import Promise
 from graphopt.runtime.session import Level
 
-__all__ = ["Comparison", "LevelComparison", "Metric", "OutputComparison", "judge"]
-
-Metric: TypeAlias = Literal["cosine", "top1", "sqnr"]
-"""What a lossy result is judged by; ``sqnr`` is in dB."""
+__all__ = ["Comparison", "LevelComparison", "OutputComparison", "judge"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,6 +42,7 @@ class LevelComparison:
         promise: What the outputs were judged by.
         outputs: One entry an output.
         reason: Why it did not pass; empty where it did.
+        score: Quality by the metric of the user's; ``None`` where there is none.
     """
 
     original_level: Level
@@ -52,6 +50,7 @@ class LevelComparison:
     promise: Promise
     outputs: tuple[OutputComparison, ...]
     reason: str
+    score: float | None = None
 
     @property
     def passed(self) -> bool:
@@ -66,7 +65,7 @@ class Comparison:
     Attributes:
         promise: What was promised.
         tolerance: What an output may differ by where it is only computed in another order.
-        metric: What a lossy result is judged by.
+        metric: What a lossy result is judged by: its name.
         target: The least that ``metric`` must be; ``None``: nothing was asked for.
         levels: What was compared; the last one is the candidate as it is deployed.
         samples: How many samples both models ran on.
@@ -77,7 +76,7 @@ class Comparison:
 
     promise: Promise
     tolerance: Tolerance
-    metric: Metric
+    metric: str
     target: float | None
     levels: tuple[LevelComparison, ...]
     samples: int
@@ -94,6 +93,12 @@ class Comparison:
     def outputs(self) -> tuple[OutputComparison, ...]:
         """The outputs of the candidate as it is deployed."""
         return self.levels[-1].outputs if self.levels else ()
+
+    @property
+    def score_text(self) -> str:
+        """Quality by the metric of the user's, in words; empty where there is none."""
+        score = self.levels[-1].score if self.levels else None
+        return "" if score is None else f"{self.metric}: {score:.6g}"
 
     def to_json(self) -> dict[str, Any]:
         """Return everything as values that JSON has.

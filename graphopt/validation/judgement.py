@@ -9,10 +9,10 @@ from graphopt.errors import ExecutionError, ValidationError
 from graphopt.metrics import Tolerance
 from graphopt.passbase import Promise
 from graphopt.runtime.session import Level
+from graphopt.scores import ScoreMeter, UserMetric
 from graphopt.validation.bench import LEVEL_WORDS, Bench, DiffersError, Key, Pair
 from graphopt.validation.comparison import (
     LevelComparison,
-    Metric,
     OutputComparison,
     judge,
 )
@@ -42,7 +42,7 @@ class Judgement:
         stream: Stream,
         promise: Promise,
         tolerance: Tolerance,
-        metric: Metric,
+        metric: str | UserMetric,
         target: float | None,
     ) -> None:
         self.tolerance = tolerance
@@ -67,6 +67,7 @@ class Judgement:
         others = self._others(reference)
         self._check_interface(reference, others[-1])
         planned = [Pair(reference, other, self.tolerance) for other in others]
+        planned[-1].score = self._score()
         pairs: list[Pair] = []
         for group in [[pair] for pair in planned] if one_by_one else [planned]:
             pairs += self._stream.measure(group)
@@ -154,6 +155,8 @@ class Judgement:
             promise = Promise.CLOSE
         if level == "disable":
             target = None  # what is deployed reaches it or not
+        metric = self._metric if isinstance(self._metric, str) else ""
+        aim = target if promise is Promise.LOSSY else None
         outputs = []
         for spec in self._bench.open(pair.reference).output_specs:
             meter = pair.meters[spec.name]
@@ -163,8 +166,8 @@ class Judgement:
                 meter.result(),
                 promise,
                 self.tolerance,
-                self._metric,
-                target,
+                metric,
+                target if metric else None,
                 self._allowed.get(spec.name, 1.0),
             )
             if spec.name in self._random:
@@ -172,7 +175,10 @@ class Judgement:
             elif 0 in spec.shape:  # declared to be empty: there is nothing to prove
                 output = dataclasses.replace(output, passed=True, reason="")
             outputs.append(output)
-        return _level(original_level, level, promise, outputs)
+        return _level(original_level, level, promise, outputs, pair.score, aim)
+
+    def _score(self) -> ScoreMeter | None:
+        return None if isinstance(self._metric, str) else ScoreMeter(self._metric)
 
     def _widen(self, pair: Pair) -> bool:
         """Allow more where onnxruntime's own optimizations move the original far as well."""
@@ -207,7 +213,7 @@ class Judgement:
             return
         self._bench.close(("candidate", "disable"))
         changed = Pair(pair.reference, same_level, self.tolerance)
-        like = Pair(same_level, pair.other, self.tolerance)
+        like = Pair(same_level, pair.other, self.tolerance, self._score())
         try:
             self._stream.measure([changed, like])
         except DiffersError:
@@ -241,8 +247,12 @@ def _level(
     level: Level,
     promise: Promise,
     outputs: Sequence[OutputComparison],
+    meter: ScoreMeter | None,
+    target: float | None,
 ) -> LevelComparison:
-    reason = "; ".join(f"output {o.name!r}: {o.reason}" for o in outputs if not o.passed)
-    if reason:
-        reason = f"{LEVEL_WORDS[level]}, {reason}"
-    return LevelComparison(original_level, level, promise, tuple(outputs), reason)
+    reasons = [f"output {o.name!r}: {o.reason}" for o in outputs if not o.passed]
+    score = None if meter is None else meter.quality()
+    if meter is not None and score is not None and target is not None and score < target:
+        reasons.append(f"{meter.metric.name} is {score:.6g}, and the target is {target:g}")
+    reason = f"{LEVEL_WORDS[level]}, {'; '.join(reasons)}" if reasons else ""
+    return LevelComparison(original_level, level, promise, tuple(outputs), reason, score)

@@ -82,7 +82,7 @@ class Stream:
         for name in first:
             pair = Pair(key, key, tolerance)
             try:
-                pair.add(0, {name: first[name]}, {name: second[name]})
+                pair.add(0, {name: first[name]}, {name: second[name]}, feed)
             except DiffersError:
                 random.add(name)
                 continue
@@ -96,7 +96,7 @@ class Stream:
         if isinstance(want, ExecutionError):
             raise DiffersError(want.message)
         if not isinstance(got, ExecutionError):
-            pair.add(index, want, got)
+            pair.add(index, want, got, feed)
             return True
         level = pair.other[1]
         same_level: Key = ("original", level)

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import glob
-from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 import onnx_ir as ir
 
 from graphopt.analysis.facts import tensor_of
@@ -16,12 +15,11 @@ from graphopt.calibration.collect import collect
 from graphopt.calibration.qparams import Degenerate, IntType, from_range
 from graphopt.calibration.ranges import noise_to_signal as activation_noise
 from graphopt.calibration.statistics import TensorStatistics
-from graphopt.errors import ExecutionError
 from graphopt.ledger import Ledger
-from graphopt.metrics import DifferenceMeter
 from graphopt.passbase import Context, Pass
 
-from .auto_search import Choice, Evaluation
+from .auto_judge import Judge
+from .auto_search import Choice, Evaluation, Speed
 from .gptq import Gptq
 from .linear import Linear, finite_array, read_linear
 from .quantize_dynamic import QuantizeDynamic
@@ -36,11 +34,12 @@ from .weights import noise_to_signal
 if TYPE_CHECKING:
     from graphopt.samples import Samples
 
-__all__ = ["AutoBench", "Metric", "Scheme"]
+__all__ = ["AutoBench", "Scheme"]
 
 Scheme: TypeAlias = Literal["static", "dynamic"]
-Metric: TypeAlias = Literal["cosine", "top1", "sqnr"]
-Feed: TypeAlias = Mapping[str, npt.NDArray[Any]]
+
+_BUILT = 4
+"""Models that are kept after they were judged, since their speed may be asked for next."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,12 +48,14 @@ class _Operator:
 
     Attributes:
         name: Its label.
+        op_type: Its type.
         noise: Energy of the error of its product over that of the product.
         work: Multiplications it takes, up to a factor that is the same for all.
         schemes: In which schemes it becomes integer.
     """
 
     name: str
+    op_type: str
     noise: float
     work: float
     schemes: tuple[Scheme, ...]
@@ -67,9 +68,12 @@ class AutoBench:
         model: The original; not edited.
         context: What the run shares. Its ledger gets nothing.
         calibration: Samples that ranges are taken from.
-        held_out: Samples that quality is judged on.
-        metric: What quality is measured in, for all outputs; the worst counts.
+        judge: What quality is told by.
+        target: What is to be kept.
         recover: Whether products are smoothed, and weights rounded for them.
+
+    Attributes:
+        original_ms: Latency of the original when it was last measured.
     """
 
     def __init__(
@@ -77,16 +81,16 @@ class AutoBench:
         model: ir.Model,
         context: Context,
         calibration: Samples,
-        held_out: Samples,
-        metric: Metric,
+        judge: Judge,
+        target: float,
         *,
         recover: bool,
     ) -> None:
         self._original = model
         self._context = context
         self._calibration = calibration
-        self._held_out = held_out
-        self._metric = metric
+        self._judge = judge
+        self._target = target
         self._recover = recover
         self._smooth = model.clone()
         if recover:
@@ -98,8 +102,9 @@ class AutoBench:
             self._rounded = self._smooth.clone()
             self.run_passes(self._rounded, [Gptq()], self._scales)
         self._models: dict[Choice, ir.Model] = {}
+        self.original_ms: float | None = None
 
-    def rankings(self, schemes: Sequence[Scheme]) -> dict[str, list[str]]:
+    def rankings(self, schemes: Sequence[str]) -> dict[str, list[str]]:
         """Return scheme -> its operators, the most harmful for what they save first."""
         # Tables come last: they cost no time, and their harm is small.
         order = sorted(
@@ -110,9 +115,12 @@ class AutoBench:
             scheme: [op.name for op in order if scheme in op.schemes] for scheme in schemes
         }
 
-    def kept_db(self) -> dict[str, float]:
-        """Return operator -> how many dB its product keeps in integer."""
-        return {op.name: -10 * np.log10(max(op.noise, 1e-30)) for op in self._operators}
+    def kept_db(self) -> dict[str, tuple[str, float]]:
+        """Return operator -> its type, and how many dB its product keeps in integer."""
+        return {
+            op.name: (op.op_type, float(-10 * np.log10(max(op.noise, 1e-30))))
+            for op in self._operators
+        }
 
     def passes(self, choice: Choice) -> list[Pass]:
         """Return the passes that carry out ``choice``, the original aside."""
@@ -126,23 +134,16 @@ class AutoBench:
     def quality(self, choice: Choice) -> Evaluation:
         """Return quality and size of a choice."""
         model = self._build(choice)
-        size = sum(
-            tensor.nbytes
-            for graph in model.graphs()
-            for tensor in graph.initializers.tensors()
-        )
-        try:
-            quality = self._judge(model)
-        except ExecutionError:
-            # What onnxruntime does not run has no quality.
-            quality = 0.0
-        return Evaluation(choice, quality, size)
+        found = self._judge.quality(model, self._target)
+        return Evaluation(choice, found.value, found.proven, _size_of(model))
 
-    def ratios(self, choices: Sequence[Choice]) -> list[float]:
-        """Return latencies over the original's, all measured in turn."""
-        feed = next(iter(self._held_out.feeds()))
+    def speeds(self, choices: Sequence[Choice]) -> list[Speed]:
+        """Return how long choices take, all measured in turn with the original."""
+        feed = next(iter(self._calibration.feeds()))
         models = [self._original, *map(self._build, choices)]
-        return [found.ratio for found in self._context.runtime.latency(models, feed)[1:]]
+        first, *measured = self._context.runtime.latency(models, feed)
+        self.original_ms = first.median_ms
+        return [Speed(found.ratio, found.median_ms) for found in measured]
 
     def context_for(self, ledger: Ledger) -> Context:
         """Return a context in which ``passes`` do what was measured."""
@@ -177,7 +178,7 @@ class AutoBench:
         return QuantizeDynamic(exclude=kept)
 
     def _build(self, choice: Choice) -> ir.Model:
-        model = self._models.get(choice)
+        model = self._models.pop(choice, None)
         if model is None:
             model = self._rounded.clone()
             kept = set(choice.kept)
@@ -194,30 +195,10 @@ class AutoBench:
             context.artifacts[STATISTICS] = self._statistics
             escaped = tuple(glob.escape(name) for name in choice.kept)
             self.run_passes(model, [self._quantizer(choice.scheme, escaped)], context)
-            self._models[choice] = model
+        self._models[choice] = model  # at the end: the first is the one to forget
+        while len(self._models) > _BUILT:
+            del self._models[next(iter(self._models))]
         return model
-
-    def _judge(self, model: ir.Model) -> float:
-        meters: dict[str, DifferenceMeter] = {}
-        runtime = self._context.runtime
-        with runtime.session(self._original) as real, runtime.session(model) as other:
-            for index, feed in enumerate(self._held_out.feeds()):
-                expected, found = real.run(feed), other.run(feed)
-                for name, array in expected.items():
-                    if not isinstance(array, np.ndarray) or array.dtype.kind != "f":
-                        continue
-                    if not np.isfinite(found[name][np.isfinite(array)]).all():
-                        return 0.0
-                    meters.setdefault(name, DifferenceMeter()).add(index, array, found[name])
-        figures = [self._figure(meter) for meter in meters.values()]
-        return min((figure for figure in figures if not np.isnan(figure)), default=1.0)
-
-    def _figure(self, meter: DifferenceMeter) -> float:
-        result = meter.result()
-        if self._metric == "sqnr":
-            return result.sqnr_db
-        figure = result.cosine if self._metric == "cosine" else result.top1
-        return float("nan") if figure is None else figure
 
     def _observe(self) -> dict[str, TensorStatistics]:
         values = dict.fromkeys(
@@ -247,8 +228,12 @@ class AutoBench:
                 noise += _noise(stats)
                 rows = stats.count / _channels(node, data, axis) if stats is not None else 1.0
                 work = float(np.prod(_sizes(data))) * max(rows, 1.0)
-            operators.append(_Operator(label(node), noise, work, tuple(schemes)))
+            operators.append(_Operator(label(node), node.op_type, noise, work, tuple(schemes)))
         return [operator for operator in operators if operator.schemes]
+
+
+def _size_of(model: ir.Model) -> int:
+    return sum(tensor.nbytes for g in model.graphs() for tensor in g.initializers.tensors())
 
 
 def _linear(node: ir.Node) -> Linear | None:

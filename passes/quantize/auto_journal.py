@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
+import logging
 import os
 import pathlib
 import tempfile
@@ -14,11 +16,13 @@ import onnx_ir as ir
 
 from graphopt.errors import PipelineError
 
-from .auto_search import Choice, Evaluation, Measure
+from .auto_search import Choice, Evaluation, Measure, Speed
 
 __all__ = ["Journal", "fingerprint"]
 
-VERSION = 1
+logger = logging.getLogger(__name__)
+
+VERSION = 2
 
 
 def fingerprint(model: ir.Model, *settings: object) -> str:
@@ -40,32 +44,47 @@ class Journal:
 
     Args:
         measure: Builds and measures.
-        path: The file; empty: nothing is remembered.
+        path: The file; ``None``: nothing is remembered.
         key: Fingerprint of what the evaluations are true of.
+        is_strict: Refuse a file that is of no use, and do not write over it.
 
     Raises:
         PipelineError: The file is no journal, or one of another model or other settings.
     """
 
-    def __init__(self, measure: Measure, path: str, key: str) -> None:
+    def __init__(
+        self, measure: Measure, path: pathlib.Path | None, key: str, *, is_strict: bool
+    ) -> None:
         self._measure = measure
-        self._path = pathlib.Path(path) if path else None
+        self._path = path
         self._key = key
         self._known: dict[Choice, Evaluation] = {}
-        if self._path is not None and self._path.exists():
-            self._known = self._read(self._path)
+        if path is not None and path.exists():
+            try:
+                self._known = self._read(path)
+            except PipelineError as error:
+                if is_strict:
+                    raise
+                logger.warning("%s The search starts anew.", error.message)
+        self._resumed = len(self._known)
+
+    def notes(self) -> list[str]:
+        """Return what the reader has to know of the file."""
+        if not self._resumed:
+            return []
+        return [f"{self._resumed} evaluations were known from {self._path}"]
 
     def quality(self, choice: Choice) -> Evaluation:
         """Return quality and size of a choice."""
         if choice not in self._known:
             self._known[choice] = self._measure.quality(choice)
             self._write()
-        # Ratios are measured next to each other: those of another day would not compare.
+        # Speeds are measured next to each other: those of another day would not compare.
         return self._known[choice]
 
-    def ratios(self, choices: Sequence[Choice]) -> list[float]:
-        """Return latencies over the original's, all measured in turn."""
-        return self._measure.ratios(choices)
+    def speeds(self, choices: Sequence[Choice]) -> list[Speed]:
+        """Return how long choices take, all measured in turn with the original."""
+        return self._measure.speeds(choices)
 
     def _read(self, path: pathlib.Path) -> dict[Choice, Evaluation]:
         try:
@@ -75,6 +94,7 @@ class Journal:
                 Evaluation(
                     Choice(str(entry["scheme"]), tuple(entry["kept"])),
                     float(entry["quality"]),
+                    float(entry["proven"]),
                     int(entry["size_bytes"]),
                 )
                 for entry in data["evaluations"]
@@ -100,14 +120,19 @@ class Journal:
                     "scheme": found.choice.scheme,
                     "kept": list(found.choice.kept),
                     "quality": found.quality,
+                    "proven": found.proven,
                     "size_bytes": found.size_bytes,
                 }
                 for found in self._known.values()
             ],
         }
         # Whole or not at all: the run may be killed at any moment.
-        with tempfile.NamedTemporaryFile(
-            "w", dir=self._path.parent, delete=False, encoding="utf-8"
-        ) as file:
-            json.dump(data, file)
-        os.replace(file.name, self._path)
+        handle, name = tempfile.mkstemp(".tmp", f".{self._path.name}-", self._path.parent)
+        try:
+            with open(handle, "w", encoding="utf-8") as file:
+                json.dump(data, file)
+            os.replace(name, self._path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                os.unlink(name)
+            raise

@@ -14,12 +14,16 @@ Whatever was found so far can be had at any time; asking for more only makes it 
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
-from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Protocol
 
-__all__ = ["Choice", "Evaluation", "Measure", "Outcome", "Search", "pareto_front"]
+if TYPE_CHECKING:
+    from graphopt.passbase import Progress
+
+__all__ = ["Choice", "Evaluation", "Measure", "Outcome", "Search", "Speed", "pareto_front"]
 
 logger = logging.getLogger(__name__)
 
@@ -38,21 +42,35 @@ class Choice:
 
 
 @dataclasses.dataclass(frozen=True)
+class Speed:
+    """How long a choice takes.
+
+    Attributes:
+        ratio: Its latency over the original's, from the same measurement.
+        latency_ms: Median of a run.
+    """
+
+    ratio: float
+    latency_ms: float
+
+
+@dataclasses.dataclass(frozen=True)
 class Evaluation:
     """What is known of a choice.
 
     Attributes:
         choice: The choice.
-        quality: Share of the original's quality.
-        size_bytes: Size of the model.
-        ratio: Its latency over the original's, from the same measurement; ``None``: not
-            measured.
+        quality: Of the original's, on the samples that judge.
+        proven: What of that their number shows; this is held against the target.
+        size_bytes: Size of the weights.
+        speed: ``None``: not measured.
     """
 
     choice: Choice
     quality: float
+    proven: float
     size_bytes: int
-    ratio: float | None = None
+    speed: Speed | None = None
 
 
 class Measure(Protocol):
@@ -62,8 +80,8 @@ class Measure(Protocol):
         """Return quality and size of a choice."""
         ...
 
-    def ratios(self, choices: Sequence[Choice]) -> list[float]:
-        """Return latencies over the original's, all measured in turn."""
+    def speeds(self, choices: Sequence[Choice]) -> list[Speed]:
+        """Return how long choices take, all measured in turn with the original."""
         ...
 
 
@@ -75,11 +93,13 @@ class Outcome:
         best: The fastest choice that keeps the quality; the original where none is faster.
         evaluations: All that was looked at, in order.
         is_complete: Whether the search came to its end by itself.
+        is_interrupted: Whether it was the user who ended it.
     """
 
     best: Evaluation
     evaluations: tuple[Evaluation, ...]
     is_complete: bool
+    is_interrupted: bool = False
 
 
 class Search:
@@ -87,11 +107,12 @@ class Search:
 
     Args:
         rankings: Scheme -> its operators, the one to leave behind first at the front.
-        target: Share of the original's quality to keep.
+        target: What is to be kept of the original's quality.
         measure: Builds and measures.
-        size_bytes: Size of the original.
+        original: What is known of the original.
         go_on: Returns whether there is time for another evaluation.
         faster_than: Latency over the original's that counts as faster.
+        progress: Told about every evaluation.
     """
 
     def __init__(
@@ -99,54 +120,60 @@ class Search:
         rankings: Mapping[str, Sequence[str]],
         target: float,
         measure: Measure,
-        size_bytes: int,
+        original: Evaluation,
         go_on: Callable[[], bool] = lambda: True,
         faster_than: float = 0.97,
+        progress: Progress | None = None,
     ) -> None:
         self._rankings = {scheme: tuple(names) for scheme, names in rankings.items()}
         self._target = target
         self._measure = measure
         self._go_on = go_on
         self._faster_than = faster_than
-        original = Evaluation(Choice(), 1.0, size_bytes, 1.0)
+        self._progress = progress
+        self._advance: Callable[[], None] = lambda: None
+        self._original = original
         self._found: dict[Choice, Evaluation] = {original.choice: original}
         self._is_complete = False
 
     def run(self) -> Outcome:
         """Search until nothing is left to try, time is up, or the user interrupts."""
+        interrupted = False
         try:
             self._search()
             self._is_complete = True
-        except (KeyboardInterrupt, _TimeIsUp):
-            logger.info("the search stops here; the best so far is kept")
-        return self.outcome()
+        except _TimeIsUp:
+            logger.info("time is up; the best so far is kept")
+        except KeyboardInterrupt:
+            logger.info("interrupted; the best so far is kept")
+            interrupted = True
+        return dataclasses.replace(self.outcome(), is_interrupted=interrupted)
 
     def outcome(self) -> Outcome:
         """Return the best so far."""
-        best = min(
-            (e for e in self._found.values() if self._is_good(e)),
-            key=lambda e: (e.ratio, e.size_bytes),
-            default=self._found[Choice()],
-        )
+        good = filter(self._is_good, self._found.values())
+        best = min(good, key=_slowness, default=self._original)
         return Outcome(best, tuple(self._found.values()), self._is_complete)
 
     def _is_good(self, evaluation: Evaluation) -> bool:
-        ratio = evaluation.ratio
+        speed = evaluation.speed
         return (
-            self._keeps(evaluation)
-            and ratio is not None
-            and (ratio <= self._faster_than or not evaluation.choice.scheme)
+            bool(evaluation.choice.scheme)
+            and self._keeps(evaluation)
+            and speed is not None
+            and speed.ratio <= self._faster_than
         )
 
     def _keeps(self, evaluation: Evaluation) -> bool:
-        return evaluation.quality >= self._target
+        return evaluation.proven >= self._target
 
     def _search(self) -> None:
-        for scheme in self._rankings:
-            self._evaluate(Choice(scheme))
+        with self._phase("everything in integer", len(self._rankings)):
+            for scheme in self._rankings:
+                self._evaluate(Choice(scheme))
         # Something that can be used first; what is nearest to the target comes next.
         self._time()
-        order = sorted(self._rankings, key=lambda scheme: -self._found[Choice(scheme)].quality)
+        order = sorted(self._rankings, key=lambda scheme: -self._found[Choice(scheme)].proven)
         for scheme in order:
             if not self._keeps(self._found[Choice(scheme)]):
                 self._bisect(scheme)
@@ -158,41 +185,68 @@ class Search:
             if not self._go_on():
                 raise _TimeIsUp
             self._found[choice] = self._measure.quality(choice)
+        self._advance()
         return self._found[choice]
 
     def _time(self) -> None:
-        """Measure the speed of what keeps the quality and has not been measured."""
+        """Measure the speed of what keeps the quality and has not been measured.
+
+        And of what is all in integer, so that one sees what the quality costs.
+        """
         waiting = [
             choice
             for choice, found in self._found.items()
-            if found.ratio is None and self._keeps(found)
+            if found.speed is None and (self._keeps(found) or not choice.kept)
         ]
         if waiting:
-            for choice, ratio in zip(waiting, self._measure.ratios(waiting), strict=True):
-                self._found[choice] = dataclasses.replace(self._found[choice], ratio=ratio)
+            with self._phase(f"measuring {len(waiting)} of them", None):
+                speeds = self._measure.speeds(waiting)
+            for choice, speed in zip(waiting, speeds, strict=True):
+                self._found[choice] = dataclasses.replace(self._found[choice], speed=speed)
 
     def _bisect(self, scheme: str) -> None:
         """Find how many operators at the front of the ranking must stay behind."""
         names = self._rankings[scheme]
         # With ``fails`` left behind it misses the target; with all of them there is none.
         fails, holds = 0, len(names)
-        while holds - fails > 1:
-            middle = (fails + holds) // 2
-            if self._keeps(self._evaluate(_keep(scheme, names[:middle]))):
-                holds = middle
-            else:
-                fails = middle
+        with self._phase(f"{scheme}: how many in float", (holds - 1).bit_length()):
+            while holds - fails > 1:
+                middle = (fails + holds) // 2
+                if self._keeps(self._evaluate(_keep(scheme, names[:middle]))):
+                    holds = middle
+                else:
+                    fails = middle
 
     def _improve(self) -> None:
         """Take operators of the fastest choice back, as long as the target holds."""
         best = self.outcome().best.choice
         ranking = self._rankings.get(best.scheme, ())
         kept = set(best.kept)
-        for name in reversed([name for name in ranking if name in kept]):
-            choice = _keep(best.scheme, kept - {name})
-            if self._keeps(self._evaluate(choice)):
-                kept.discard(name)
+        with self._phase(f"{best.scheme}: one by one into integer", len(kept)):
+            for name in reversed([name for name in ranking if name in kept]):
+                choice = _keep(best.scheme, kept - {name})
+                if self._keeps(self._evaluate(choice)):
+                    kept.discard(name)
         self._time()
+
+    @contextlib.contextmanager
+    def _phase(self, text: str, total: int | None) -> Iterator[None]:
+        """Show a part of the search, in evaluations done and to come."""
+        if self._progress is None or total == 0:
+            yield
+            return
+        task = self._progress.track(f"precisions: {text}", total)
+        before, self._advance = self._advance, task.advance
+        try:
+            yield
+        finally:
+            self._advance = before
+            task.close()
+
+
+def _slowness(evaluation: Evaluation) -> tuple[float, int]:
+    assert evaluation.speed is not None
+    return evaluation.speed.ratio, evaluation.size_bytes
 
 
 def _keep(scheme: str, names: Sequence[str] | set[str]) -> Choice:
@@ -205,12 +259,15 @@ class _TimeIsUp(Exception):  # noqa: N818  # it is no error
 
 def pareto_front(evaluations: Sequence[Evaluation]) -> list[Evaluation]:
     """Return the measured evaluations that no other beats in quality, latency and size."""
+    measured = [(e, e.speed.ratio) for e in evaluations if e.speed is not None]
+    keys = {e.choice: (-e.quality, ratio, e.size_bytes) for e, ratio in measured}
 
-    def beats(a: Evaluation, b: Evaluation) -> bool:
-        one = (-a.quality, a.ratio or 0.0, a.size_bytes)
-        other = (-b.quality, b.ratio or 0.0, b.size_bytes)
-        return one != other and all(x <= y for x, y in zip(one, other, strict=True))
+    def is_beaten(evaluation: Evaluation) -> bool:
+        own = keys[evaluation.choice]
+        return any(
+            other != own and all(x <= y for x, y in zip(other, own, strict=True))
+            for other in keys.values()
+        )
 
-    measured = [e for e in evaluations if e.ratio is not None]
-    front = [e for e in measured if not any(beats(other, e) for other in measured)]
-    return sorted(front, key=lambda e: (e.ratio, -e.quality))
+    front = [(e, ratio) for e, ratio in measured if not is_beaten(e)]
+    return [e for e, _ in sorted(front, key=lambda pair: (pair[1], -pair[0].quality))]

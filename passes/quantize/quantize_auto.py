@@ -4,11 +4,13 @@ Before -> after: as ``smooth-quant``, ``gptq`` and ``quantize-static`` or ``quan
 for the operators chosen; nothing, where no choice is faster than the original.
 
 The choice is made by running the model, not by a model of it: quality on samples that ranges
-were not taken from, latency next to the original's in onnxruntime. Operators are ranked by the
+were not taken from (every second one), latency next to the original's in onnxruntime. What
+the target is held against is not the figure but the bound that the number of these samples
+shows with 95 % confidence (``graphopt.quality``). Operators are ranked by the
 estimated error of their product over the work it saves; bisection finds how many at the front
 of the ranking must stay in float; then operators are taken back one by one. What is found
 first is usable, and what follows makes it better: the search ends when nothing is left, when
-``budget_s`` is over or at Ctrl-C, and goes on from ``journal`` in the next run.
+``budget_s`` is over or at Ctrl-C, and goes on from the journal in the next run.
 
 Preconditions, per operator:
     1. ``quantize-static`` or ``quantize-dynamic`` can make it an integer operator.
@@ -26,25 +28,32 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import pathlib
 import time
-from collections.abc import Iterator
 from typing import ClassVar
 
-import numpy as np
 import onnx_ir as ir
 
+from graphopt.errors import PipelineError
 from graphopt.passbase import Context, Pass, PassResult, Promise
-from graphopt.samples import Feed, Samples
+from graphopt.quality import Quality
+from graphopt.report.search import SearchReport
+from graphopt.scores import UserMetric, metric_of
 
-from .auto_bench import AutoBench, Metric, Scheme
+from .auto_bench import AutoBench, Scheme
+from .auto_held_out import HeldOut
 from .auto_journal import Journal, fingerprint
-from .auto_search import Evaluation, Outcome, Search, pareto_front
+from .auto_judge import Judge
+from .auto_report import report_of
+from .auto_search import Choice, Evaluation, Search, Speed
 
 __all__ = ["QuantizeAuto"]
 
 logger = logging.getLogger(__name__)
 
 _ARTIFACT = "quantize-auto"
+_TARGET = 0.99
+"""What is kept where nobody said: 1 % is what one gives for twice the speed, as a rule."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,29 +61,34 @@ class QuantizeAuto(Pass):
     """Choose precisions by measurement; see the module docstring for the contract.
 
     Attributes:
-        target: Share of the original's quality to keep; with ``metric=sqnr`` decibels.
+        target: Share of the original's quality to keep; with ``metric=sqnr`` decibels; by
+            default what was asked for with ``--target``, or 0.99.
         metric: What quality is: the cosine of the outputs with the original's, the share of
-            rows with the same largest element, or the signal-to-noise ratio. The worst output
-            counts.
+            rows with the same largest element (``top1``), the signal-to-noise ratio
+            (``sqnr``), where the worst output counts; or ``module:function``
+            (``graphopt.scores``). Empty: that of ``--metric``.
         schemes: The ways of quantizing to try.
         recover: Smooth activations and round weights by their products first.
         budget_s: Seconds after which no further evaluation is started; 0: no limit.
-        journal: File that remembers evaluations; empty: none.
+        journal: File that remembers evaluations; empty: one beside the output, which goes
+            when the search has come to its end.
     """
 
     name: ClassVar[str] = "quantize-auto"
     promise: ClassVar[Promise] = Promise.LOSSY
     needs_samples: ClassVar[bool] = True
 
-    target: float = 0.99
-    metric: Metric = "cosine"
+    target: float | None = None
+    metric: str = ""
     schemes: tuple[Scheme, ...] = ("static", "dynamic")
     recover: bool = True
     budget_s: float = 0.0
     journal: str = ""
 
     def __post_init__(self) -> None:
-        if self.metric != "sqnr" and not 0 < self.target <= 1:
+        if self.target is not None and self.target <= 0:
+            raise ValueError(f"target must be above 0, got {self.target:g}")
+        if self.metric in ("cosine", "top1") and (self.target or 0) > 1:
             raise ValueError(f"target must be in (0, 1], got {self.target:g}")
         unknown = set(self.schemes) - {"static", "dynamic"}
         if unknown or not self.schemes:
@@ -83,90 +97,91 @@ class QuantizeAuto(Pass):
     def run(self, model: ir.Model, context: Context) -> PassResult:
         """Search, then carry out the best choice on the model."""
         start = time.monotonic()
+        metric = metric_of(self.metric or context.metric)
+        target, name = self._target(metric, context), self._name(metric)
         samples = context.required_samples(self)
-        calibration, held_out = _part(samples, judges=False), _part(samples, judges=True)
+        held_out = HeldOut(samples)
+        runtime, progress = context.runtime, context.progress
+        original = context.original or model
+        judge = Judge(original, samples, held_out.judges, metric, runtime, progress)
+        evidence = judge.quality(original)
         bench = AutoBench(
-            model, context, calibration, held_out, self.metric, recover=self.recover
+            model, context, held_out.calibration, judge, target, recover=self.recover
         )
-        key = fingerprint(model, samples.describe(), self.metric, self.recover)
+        journal = Journal(
+            bench,
+            pathlib.Path(self.journal) if self.journal else context.journal,
+            fingerprint(model, samples.describe(), name, target, self.recover),
+            is_strict=bool(self.journal),
+        )
         search = Search(
             bench.rankings(self.schemes),
-            self.target,
-            Journal(bench, self.journal, key),
-            sum(t.nbytes for g in model.graphs() for t in g.initializers.tensors()),
+            target,
+            journal,
+            _original(model, evidence),
             go_on=lambda: not self.budget_s or time.monotonic() - start < self.budget_s,
+            progress=progress,
         )
         outcome = search.run()
-        best = outcome.best
-        details = _details(outcome)
-        context.artifacts[_ARTIFACT] = details
-        self._explain(outcome, bench, model, context)
-        if not best.choice.scheme:
+        if outcome.is_interrupted:
+            progress.track("interrupted: finishing the best so far (again: nothing)")
+        report = report_of(
+            outcome,
+            bench,
+            name,
+            target,
+            evidence,
+            held_out.calibrating(judge.samples),
+            [*held_out.notes(evidence, target), *journal.notes()],
+        )
+        return self._carry_out(outcome.best, bench, report, model, context)
+
+    def _carry_out(
+        self,
+        best: Evaluation,
+        bench: AutoBench,
+        report: SearchReport,
+        model: ir.Model,
+        context: Context,
+    ) -> PassResult:
+        context.artifacts[_ARTIFACT] = report
+        rewriter = context.rewriter(model, self)
+        for one in report.operators:
+            if one.precision == "float":
+                rewriter.skip(self.name, one.operator, one.reason)
+        if not best.choice.scheme or best.speed is None:
             summary = "the original is kept: nothing that keeps the quality is faster"
-            return PassResult(model, False, summary, details)
+            return PassResult(model, False, summary, report.to_json())
         measured = bench.context_for(context.ledger)
         measured.guards = context.guards
         measured.observers = context.observers
         modified = bench.run_passes(model, bench.passes(best.choice), measured)
         summary = (
             f"{best.choice.scheme}, {len(best.choice.kept)} operators left in float: "
-            f"{self.metric} {best.quality:.5f}, {1 / (best.ratio or 1):.2f}x"
+            f"{report.metric} {best.quality:.5f}, {1 / best.speed.ratio:.2f}x"
         )
         logger.info("%s: %s", self.name, summary)
-        return PassResult(model, modified, summary, details)
+        return PassResult(model, modified, summary, report.to_json())
 
-    def _explain(
-        self, outcome: Outcome, bench: AutoBench, model: ir.Model, context: Context
-    ) -> None:
-        """Tell the ledger why operators stay in float."""
-        rewriter = context.rewriter(model, self)
-        decibels = bench.kept_db()
-        best = outcome.best
-        if best.choice.scheme:
-            for name in best.choice.kept:
-                kept = f"its product keeps {decibels[name]:.1f} dB"
-                rewriter.skip(self.name, name, f"in integer the target is missed: {kept}")
-            return
-        full = [e for e in outcome.evaluations if e.choice.scheme and not e.choice.kept]
-        reason = "no operator can be integer"
-        if full:
-            nearest = max(full, key=lambda e: e.quality)
-            if nearest.ratio is not None:
-                reason = f"integers are not faster here: {1 / nearest.ratio:.2f}x"
-            else:
-                reason = f"the quality would be {nearest.quality:.5f}, below {self.target:g}"
-        for name in decibels:
-            rewriter.skip(self.name, name, reason)
+    def _target(self, metric: str | UserMetric, context: Context) -> float:
+        target = self.target if self.target is not None else context.quality
+        if target is None and metric == "sqnr":
+            raise PipelineError(
+                "target", "quantize-auto needs a target for sqnr.", hint="E.g. target=20 (dB)."
+            )
+        target = _TARGET if target is None else target
+        if metric in ("cosine", "top1") and target > 1:
+            raise PipelineError(
+                "target", f"a target of {target:g} for {self._name(metric)} cannot be reached."
+            )
+        return target
+
+    @staticmethod
+    def _name(metric: str | UserMetric) -> str:
+        return metric if isinstance(metric, str) else metric.name
 
 
-def _part(samples: Samples, *, judges: bool) -> Samples:
-    """Return one of three feeds, which judge, or the other two, which calibrate.
-
-    A single feed does both: there is nothing to hold out.
-    """
-    few = sum(1 for _ in zip(samples.feeds(), range(3), strict=False)) < 3
-
-    def feeds() -> Iterator[Feed]:
-        for index, feed in enumerate(samples.feeds()):
-            if few or (index % 3 == 2) == judges:
-                yield feed
-
-    return Samples.from_feeds(feeds)
-
-
-def _details(outcome: Outcome) -> dict[str, object]:
-    def plain(found: Evaluation) -> dict[str, object]:
-        return {
-            "scheme": found.choice.scheme or "float",
-            "kept": list(found.choice.kept),
-            "quality": found.quality if np.isfinite(found.quality) else None,
-            "size_bytes": found.size_bytes,
-            "speedup": None if found.ratio is None else 1 / found.ratio,
-        }
-
-    return {
-        "best": plain(outcome.best),
-        "front": [plain(found) for found in pareto_front(outcome.evaluations)],
-        "evaluations": len(outcome.evaluations),
-        "is_complete": outcome.is_complete,
-    }
+def _original(model: ir.Model, evidence: Quality) -> Evaluation:
+    size = sum(t.nbytes for g in model.graphs() for t in g.initializers.tensors())
+    # Its own quality is what it is, however few the samples.
+    return Evaluation(Choice(), evidence.value, evidence.value, size, Speed(1.0, float("nan")))

@@ -199,3 +199,34 @@ def test_exact_passes_in_brackets_stay_when_a_close_one_does_not_pay() -> None:
 def test_a_generator_of_feeds(model: pathlib.Path) -> None:
     feeds = ({"x": np.full((n, 64), n, np.float32)} for n in (1, 2))
     assert graphopt.optimize(model, "simplify", samples=feeds).comparison.samples == 2
+
+
+def test_target_without_passes_searches_and_without_samples_is_refused(model) -> None:
+    samples = [{"x": np.ones((2, 64), np.float32)}] * 4
+    options = Options(quality=0.9, measure=False)
+    result = graphopt.optimize(model, samples=samples, options=options)
+    assert [step.pass_.name for step in result.steps][-1] == "quantize-auto"
+    assert [
+        step.pass_.name
+        for step in graphopt.optimize(model, options=Options(measure=False)).steps
+    ][-1] == "infer-shapes"
+    with pytest.raises(SamplesError, match="none were given"):
+        graphopt.optimize(model, options=options)
+
+
+@pytest.mark.parametrize(("target", "passes"), [(0.9, True), (0.99, False)])
+def test_metric_of_the_users_judges(model, target: float, passes: bool) -> None:
+    def always(outputs: dict, reference: dict, feed: dict, index: int) -> float:
+        assert outputs["y"].shape == reference["y"].shape == feed["x"].shape
+        assert 0 <= index < 4
+        return 0.95
+
+    samples = [{"x": np.ones((2, 64), np.float32)}] * 4
+    options = Options(quality=target, metric=always, measure=False)
+    found = graphopt.validate(model, model, samples=samples, options=options)
+    assert found.passed == passes
+    assert found.score_text == "always: 0.95"
+    assert found.levels[-1].score == pytest.approx(0.95)
+    assert found.metric == "always"
+    if not passes:
+        assert "always is 0.95, and the target is 0.99" in found.reason

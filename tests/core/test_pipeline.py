@@ -265,3 +265,27 @@ def test_a_pass_that_must_come_later_is_refused_before_the_first(passes) -> None
     check_order(parse("everything,late,required{size=1},late")[:2])
     check_order(parse("everything,late,everything"))  # once before is enough
     check_order(parse("late,ruled"))
+
+
+@pytest.mark.parametrize(
+    ("preset", "options"),
+    [
+        ("auto", ""),
+        ("int8-static", "{schemes=(static)}"),
+        ("int8-dynamic", "{schemes=(dynamic)}"),
+        ("half", "{schemes=(dynamic)}"),
+    ],
+)
+def test_presets_that_quantize_search_where_there_is_a_target(
+    preset: str, options: str
+) -> None:
+    *before, last = parse(f"{preset},eliminate-dead-code", has_target=True)[:-1]
+    assert format_pipeline([last]) == f"quantize-auto{options}"
+    given = parse(preset)
+    assert before == given[: len(before)]
+    assert not any(pass_.name.startswith("quantize") for pass_ in before)
+
+
+@pytest.mark.parametrize("text", ["default", "prune", "default,quantize-static"])
+def test_other_pipelines_do_what_they_say_target_or_not(text: str) -> None:
+    assert parse(text, has_target=True) == parse(text)

@@ -11,6 +11,7 @@ from graphopt.passes.quantize.auto_search import (
     Evaluation,
     Outcome,
     Search,
+    Speed,
     pareto_front,
 )
 from hypothesis import strategies as st
@@ -34,15 +35,19 @@ class Model:
             raise KeyboardInterrupt
         integer = [name for name in NAMES if name not in choice.kept]
         harm = sum(self.harm[name] for name in integer)
-        return Evaluation(choice, 1 - harm, 1000 - 10 * len(integer))
+        return Evaluation(choice, 1 - harm, 1 - harm, 1000 - 10 * len(integer))
 
-    def ratios(self, choices: Sequence[Choice]) -> list[float]:
+    def speeds(self, choices: Sequence[Choice]) -> list[Speed]:
         self.timed += choices
-        return [1 - self.saves * (len(NAMES) - len(choice.kept)) for choice in choices]
+        ratios = [1 - self.saves * (len(NAMES) - len(choice.kept)) for choice in choices]
+        return [Speed(ratio, 10 * ratio) for ratio in ratios]
+
+
+ORIGINAL = Evaluation(Choice(), 1.0, 1.0, 1000, Speed(1.0, 10.0))
 
 
 def search(model: Model, target: float, ranking: Sequence[str] = NAMES, **options) -> Outcome:
-    return Search({"static": ranking}, target, model, 1000, **options).run()
+    return Search({"static": ranking}, target, model, ORIGINAL, **options).run()
 
 
 FALLING = [0.1 / (1 + i) for i in range(16)]
@@ -79,7 +84,7 @@ def test_original_is_kept_where_integers_are_slower() -> None:
     model = Model([0.0] * 16, saves=-0.05)
     outcome = search(model, 0.9)
     assert outcome.best.choice == Choice()
-    assert outcome.best.ratio == 1
+    assert outcome.best is ORIGINAL
 
 
 def test_gain_within_the_noise_of_the_clock_is_none() -> None:
@@ -88,11 +93,11 @@ def test_gain_within_the_noise_of_the_clock_is_none() -> None:
 
 def test_faster_scheme_wins() -> None:
     class Two(Model):
-        def ratios(self, choices: Sequence[Choice]) -> list[float]:
-            return [0.5 if choice.scheme == "dynamic" else 0.6 for choice in choices]
+        def speeds(self, choices: Sequence[Choice]) -> list[Speed]:
+            return [Speed(0.5 if choice.scheme == "dynamic" else 0.6, 1) for choice in choices]
 
     model = Two([0.0] * 16)
-    found = Search({"static": NAMES, "dynamic": NAMES}, 0.9, model, 1000).run()
+    found = Search({"static": NAMES, "dynamic": NAMES}, 0.9, model, ORIGINAL).run()
     assert found.best.choice == Choice("dynamic")
 
 
@@ -103,7 +108,8 @@ def test_interrupted_search_returns_the_best_so_far(after: int) -> None:
     outcome = search(model, 0.9)
     assert not outcome.is_complete or len(model.asked) <= after
     assert outcome.best.quality >= 0.9
-    assert outcome.best.ratio is not None
+    assert outcome.best.speed is not None
+    assert outcome.is_interrupted != outcome.is_complete
 
 
 def test_time_limit_is_kept() -> None:
@@ -120,24 +126,27 @@ def test_nothing_is_evaluated_or_timed_twice() -> None:
     assert len(set(model.timed)) == len(model.timed)
 
 
-def test_only_what_keeps_the_quality_is_timed() -> None:
+def test_what_keeps_the_quality_is_timed_and_what_is_all_in_integer() -> None:
     model = Model(FALLING)
     outcome = search(model, 0.9)
     for evaluation in outcome.evaluations:
-        assert (evaluation.ratio is not None) == (evaluation.quality >= 0.9)
+        timed = evaluation.quality >= 0.9 or not evaluation.choice.kept
+        assert (evaluation.speed is not None) == timed
 
 
 @hypothesis.given(st.lists(st.floats(0, 0.2), min_size=16, max_size=16), st.floats(0.5, 1.0))
 def test_quality_is_always_kept_and_never_slower(harm: list[float], target: float) -> None:
     outcome = search(Model(harm), target)
     assert outcome.best.quality >= target
-    assert outcome.best.ratio is not None
-    assert outcome.best.ratio <= 1
+    assert outcome.best.speed is not None
+    assert outcome.best.speed.ratio <= 1
 
 
 def test_front_holds_what_nothing_beats() -> None:
     def made(quality: float, ratio: float | None, size: int) -> Evaluation:
-        return Evaluation(Choice("s", (f"{quality}{ratio}{size}",)), quality, size, ratio)
+        speed = None if ratio is None else Speed(ratio, 10 * ratio)
+        choice = Choice("s", (f"{quality}{ratio}{size}",))
+        return Evaluation(choice, quality, quality, size, speed)
 
     fast, good, small = made(0.9, 0.4, 50), made(0.99, 0.7, 80), made(0.9, 0.9, 20)
     beaten, unmeasured = made(0.9, 0.5, 60), made(1.0, None, 10)

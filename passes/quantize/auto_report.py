@@ -1,0 +1,107 @@
+"""Puts what a search found into words."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from graphopt.quality import Quality
+from graphopt.report.search import Candidate, Precision, SearchReport
+
+from .auto_bench import AutoBench
+from .auto_search import Choice, Evaluation, Outcome, pareto_front
+
+__all__ = ["report_of"]
+
+
+def report_of(
+    outcome: Outcome,
+    bench: AutoBench,
+    metric: str,
+    target: float,
+    evidence: Quality,
+    calibration_samples: int,
+    notes: Sequence[str],
+) -> SearchReport:
+    """Return the report of a search.
+
+    Args:
+        outcome: What was found.
+        bench: Knows the operators.
+        metric: Name of what quality is measured in.
+        target: What was to be kept of it.
+        evidence: Quality of the original on the held-out samples.
+        calibration_samples: How many samples calibrated.
+        notes: What the reader has to know besides.
+    """
+    notes = list(notes)
+    if outcome.is_interrupted:
+        notes.append(
+            "interrupted: this is the best so far; the same command goes on from here"
+        )
+    return SearchReport(
+        metric,
+        target,
+        calibration_samples,
+        evidence.samples,
+        evidence.decisions,
+        _candidate(outcome.best, bench),
+        tuple(_candidate(found, bench) for found in pareto_front(outcome.evaluations)),
+        tuple(_precisions(outcome, bench, metric, target)),
+        len(outcome.evaluations),
+        outcome.is_complete,
+        tuple(notes),
+    )
+
+
+def _candidate(found: Evaluation, bench: AutoBench) -> Candidate:
+    speed, is_float = found.speed, not found.choice.scheme
+    latency_ms = bench.original_ms if is_float else speed.latency_ms if speed else None
+    return Candidate(
+        found.choice.scheme or "float",
+        found.choice.kept,
+        found.quality,
+        found.proven,
+        found.size_bytes,
+        latency_ms,
+        1 / speed.ratio if speed else None,
+    )
+
+
+def _precisions(
+    outcome: Outcome, bench: AutoBench, metric: str, target: float
+) -> list[Precision]:
+    known = {found.choice: found for found in outcome.evaluations}
+    scheme = outcome.best.choice.scheme
+    kept = set(outcome.best.choice.kept)
+    could = set(bench.rankings([scheme])[scheme]) if scheme else set()
+    if not scheme:
+        common = _why_all_stay(outcome, target)
+    found = []
+    for name, (op_type, decibels) in bench.kept_db().items():
+        precision = "float"
+        if not scheme:
+            reason = common
+        elif name not in could:
+            reason = f"{scheme} quantization has no integer form for it"
+        elif name in kept:
+            reason = f"in integer the target is missed: its product keeps {decibels:.1f} dB"
+            with_it = known.get(Choice(scheme, tuple(sorted(kept - {name}))))
+            if with_it is not None:
+                reason += f", {metric} would be {with_it.quality:.5f}"
+                if with_it.proven != with_it.quality:
+                    reason += f" (shown: {with_it.proven:.5f})"
+        else:
+            precision, reason = "int8", f"the target holds with it, {scheme}"
+        found.append(Precision(name, op_type, precision, decibels, reason))
+    return found
+
+
+def _why_all_stay(outcome: Outcome, target: float) -> str:
+    full = [e for e in outcome.evaluations if e.choice.scheme and not e.choice.kept]
+    if not full:
+        return "no operator was tried" if not outcome.is_complete else "none can be integer"
+    nearest = max(full, key=lambda e: e.proven)
+    if nearest.speed is not None and nearest.proven >= target:
+        return f"integers are not faster here: {1 / nearest.speed.ratio:.2f}x"
+    shown = f" (shown: {nearest.proven:.5f})" if nearest.proven != nearest.quality else ""
+    return f"the quality would be {nearest.quality:.5f}{shown}, below {target:g}"
