@@ -41,9 +41,15 @@ DEFAULT = (
     "fuse-rms-normalization,fuse-scale,eliminate-common-subexpressions,"
     "eliminate-dead-code,deduplicate-initializers],add-before-layer-norm,infer-shapes"
 )
+ONNXRUNTIME = (
+    "upgrade-opset{to=23},default,"
+    "[fuse-attention{emit=onnxruntime},eliminate-common-subexpressions,"
+    "eliminate-dead-code,deduplicate-initializers],infer-shapes"
+)
 PRESETS: dict[str, str] = {
     "simplify": SIMPLIFY,
     "default": DEFAULT,
+    "onnxruntime": ONNXRUNTIME,
     "int8-dynamic": "default,quantize-dynamic",
     "int8-static": "upgrade-opset{to=13},default,quantize-static",
     "half": "default,quantize-dynamic{scope=half}",

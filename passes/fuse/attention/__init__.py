@@ -1,0 +1,1 @@
+"""Attention in a graph: found by what it computes, whatever an exporter made of it."""

@@ -1,0 +1,155 @@
+"""Writes what an attention operator takes and gives, in the shapes it wants."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+
+from graphopt.analysis.facts import Facts
+from graphopt.analysis.symbolic.targets import reshape_target
+from graphopt.edit import Edit
+
+from .find import Attention
+from .masks import ABOVE_LOWEST, MaskPlan, Summand
+from .operands import Form
+
+__all__ = ["MICROSOFT", "add_masks", "inputs_of", "put_result"]
+
+MICROSOFT = "com.microsoft"
+
+
+def inputs_of(edit: Edit, found: Attention, facts: Facts) -> list[ir.Value]:
+    """Return queries, keys and values, taken apart or reshaped where necessary."""
+    made: dict[tuple[ir.Value, int], tuple[ir.Value, ...]] = {}
+    inputs = []
+    for form in (found.q, found.k, found.v):
+        if form.parts > 1:
+            key = form.value, form.parts
+            if key not in made:
+                made[key] = _split(edit, found.product, form, facts)
+            inputs.append(made[key][form.part])
+        elif form.exact:
+            inputs.append(form.value)
+        else:
+            assert isinstance(form.heads, int)
+            assert isinstance(form.width, int)
+            target = np.array([0, 0, form.heads * form.width], np.int64)
+            inputs.append(_reshape(edit, found.product, form.value, target))
+    return inputs
+
+
+def _split(edit: Edit, before: ir.Node, form: Form, facts: Facts) -> tuple[ir.Value, ...]:
+    assert isinstance(form.heads, int)
+    assert isinstance(form.width, int)
+    sizes = [form.heads * form.width] * form.parts
+    if facts.opset < 13:
+        return edit.node(
+            "Split",
+            [form.value],
+            before=before,
+            outputs=form.parts,
+            attributes={"axis": 2, "split": sizes},
+        )
+    split = edit.constant(np.array(sizes, np.int64), "split", near=before)
+    return edit.node(
+        "Split",
+        [form.value, split],
+        before=before,
+        outputs=form.parts,
+        attributes={"axis": 2},
+    )
+
+
+def _reshape(edit: Edit, before: ir.Node, value: ir.Value, target: np.ndarray) -> ir.Value:
+    shape = edit.constant(target, "shape", near=before)
+    return edit.node("Reshape", [value, shape], before=before)[0]
+
+
+def put_result(edit: Edit, found: Attention, result: ir.Value, facts: Facts) -> None:
+    """Let ``result`` replace what was computed so far, in its shape."""
+    form = found.result
+    last = form.last
+    assert last is not None
+    if not form.exact:
+        heads, width = found.q.heads, form.width
+        assert isinstance(heads, int)
+        assert isinstance(width, int)
+        rows = facts.shape(found.q.value)
+        shape = facts.shape(form.value)
+        assert rows is not None
+        assert shape is not None
+        target = reshape_target((found.q.batch, rows[1], heads * width), shape)
+        if target is not None:
+            result = _reshape(edit, found.product, result, np.array(target, np.int64))
+        else:
+            (result,) = edit.node("Reshape", [result, last.inputs[1]], before=last)
+    edit.supersede(last, result)
+    edit.remove(*(node for node in found.nodes if node is not last))
+
+
+def add_masks(
+    edit: Edit,
+    found: Attention,
+    plan: MaskPlan,
+    q: ir.Value,
+    k: ir.Value,
+    facts: Facts,
+    *,
+    keep_lowest: bool,
+) -> ir.Value | None:
+    """Return the sum of all masks, in 4 dimensions of which the last two are full.
+
+    Args:
+        edit: The edit.
+        found: The attention.
+        plan: Its masks.
+        q: Queries as the operator takes them.
+        k: Keys.
+        facts: Facts of the model.
+        keep_lowest: Whether the lowest number may stay in it.
+    """
+    total: ir.Value | None = None
+    before = found.product
+    for summand in plan.masks:
+        value = _additive(edit, before, summand, facts)
+        total = value if total is None else edit.node("Add", [total, value], before=before)[0]
+    if total is None:
+        return None
+    if not keep_lowest and any(-np.inf < low < ABOVE_LOWEST for low in plan.floors or ()):
+        floor = edit.constant(np.array(ABOVE_LOWEST, np.float32), "floor", near=before)
+        (total,) = edit.node("Max", [total, floor], before=before)
+    if not plan.full:
+        one = edit.constant(np.array([1], np.int64), "one", near=before)
+        axis = found.q.rank - 2
+        lengths = [_length(edit, before, value, axis, facts) for value in (q, k)]
+        (shape,) = edit.node(
+            "Concat", [one, one, *lengths], before=before, attributes={"axis": 0}
+        )
+        (total,) = edit.node("Expand", [total, shape], before=before)
+    return total
+
+
+def _additive(edit: Edit, before: ir.Node, summand: Summand, facts: Facts) -> ir.Value:
+    value, mask = summand.mask.value, summand.mask
+    if mask.fill is not None:
+        zero = edit.constant(np.zeros((), np.float32), "zero", near=before)
+        fill = edit.constant(np.array(mask.fill, np.float32), "fill", near=before)
+        branches = [fill, zero] if mask.dropped else [zero, fill]
+        (value,) = edit.node("Where", [value, *branches], before=before)
+    if not summand.new_axes:
+        return value
+    if facts.opset < 13:
+        attributes = {"axes": list(summand.new_axes)}
+        return edit.node("Unsqueeze", [value], before=before, attributes={**attributes})[0]
+    axes = edit.constant(np.array(summand.new_axes, np.int64), "axes", near=before)
+    return edit.node("Unsqueeze", [value, axes], before=before)[0]
+
+
+def _length(edit: Edit, before: ir.Node, value: ir.Value, axis: int, facts: Facts) -> ir.Value:
+    """Return the length of one dimension, as a tensor of one element."""
+    if facts.opset >= 15:
+        attributes = {"start": axis, "end": axis + 1}
+        return edit.node("Shape", [value], before=before, attributes={**attributes})[0]
+    (shape,) = edit.node("Shape", [value], before=before)
+    index = edit.constant(np.array([axis], np.int64), "axis", near=before)
+    return edit.node("Gather", [shape, index], before=before, attributes={"axis": 0})[0]

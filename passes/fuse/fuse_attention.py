@@ -1,0 +1,154 @@
+"""Fuse attention, however it is spelled, into one operator.
+
+Before -> after, ``q``, ``k``, ``v``: ``float[batch, length, heads * width]``::
+
+    Q = Transpose(Reshape(q)); K = ...; V = ...
+    s = Add(Mul(MatMul(Q, K), scale), mask)
+    y = MatMul(Softmax(s), V)
+    z = Reshape(Transpose(y))        ->  z = Attention<q_num_heads, scale>(q, k, v, mask)
+
+What counts is what is computed (``attention/find.py``): scale on queries, keys or scores; mask
+added or by ``Where``; heads split and merged by any ``Reshape``, ``Transpose`` ...; keys and
+values repeated by ``Expand``; ``NaN`` of rows without a key made 0 or not.
+
+``emit=standard`` writes ``Attention`` of opset 23; ``emit=onnxruntime``, which the run may ask
+for as well, writes ``com.microsoft.MultiHeadAttention`` where that is as good or better: it
+alone does not store the scores of long sequences, as long as there is no mask.
+
+Preconditions, per match:
+    1. Nothing else uses the scores, the probabilities and what is between them and the result.
+    2. It is ``softmax(scale * Q K^T + masks) V`` along the last axes, with a scale above 0.
+       Masks add no dimension; what ``Where`` puts in is beyond all scores.
+    3. Queries, keys, values and result have the same batch and number of heads; those of keys
+       and values may be repeated, each for queries that follow each other.
+    4. float32: onnxruntime has other types in part.
+    5. A mask has the dimensions batch, heads, queries and keys, or fewer with no batch and
+       heads to tell apart.
+    6. The operator answers like the graph for a query that may look at no key: its scores are
+       all ``-inf`` (0 in ``Attention``; ``NaN`` in ``MultiHeadAttention`` and ``Softmax``), or
+       all the lowest number (the mean of the values; in ``Attention`` from -3e38 up).
+    7. ``Attention``: the model imports opset 23. ``MultiHeadAttention``: keys and values are
+       not repeated, and heads come from a tensor of rank 3.
+
+Numerics: close where queries and keys are finite; measured: rtol 1e-5 of the largest output.
+Scope: main graph and subgraphs.   Leaves alone: dropout in training, other axes of Softmax.
+Reference: https://onnx.ai/onnx/operators/onnx__Attention.html
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+from typing import ClassVar
+
+import onnx_ir as ir
+
+from graphopt.analysis.facts import Facts
+from graphopt.edit import Edit, Rewrite
+from graphopt.passbase import Context, Promise, Target
+from graphopt.rewrite import Reason, Rule, RulePass
+
+from .attention.emit import MICROSOFT, add_masks, inputs_of, put_result
+from .attention.find import Attention, find_attention
+from .attention.masks import NO_KEY, MaskPlan, plan_masks
+
+__all__ = ["FuseAttention"]
+
+OPSET = 23
+
+
+@dataclasses.dataclass(frozen=True)
+class FuseAttention(RulePass):
+    """Fuse attention; see the module docstring for the contract.
+
+    Attributes:
+        emit: ``standard``: ``Attention`` only. ``onnxruntime``: what is fastest there.
+    """
+
+    name: ClassVar[str] = "fuse-attention"
+    promise: ClassVar[Promise] = Promise.CLOSE
+
+    emit: Target = Target.STANDARD
+
+    def rules(self, context: Context) -> Sequence[Rule]:
+        """Return the one rule."""
+        contrib = Target.ONNXRUNTIME in (self.emit, context.target)
+        return [Rule("attention", ("Softmax",), functools.partial(_match, contrib=contrib))]
+
+
+def _match(node: ir.Node, facts: Facts, *, contrib: bool) -> Rewrite | Reason | None:
+    # 1., 2. and 3.
+    found = find_attention(node, facts)
+    if found is None or isinstance(found, Reason):
+        return found
+    # 4.
+    if any(one.value.dtype != ir.DataType.FLOAT for one in (found.q, found.k, found.v)):
+        return Reason("onnxruntime has no such kernel for this type")
+    # 5. and 6.
+    masks = plan_masks(
+        found.masks, found.q.batch, found.heads, guarded=found.guarded, facts=facts
+    )
+    if isinstance(masks, Reason):
+        return masks
+    standard = _refusal_of_standard(masks, facts)
+    if contrib:
+        contributed = _refusal_of_contributed(found, masks)
+        # Measured: a mask costs MultiHeadAttention its advantage, and then Attention wins.
+        if not contributed and (standard or not masks.masks):
+            return functools.partial(_write_contributed, found=found, masks=masks, facts=facts)
+    if standard:
+        return Reason(standard)
+    return functools.partial(_write_standard, found=found, masks=masks, facts=facts)
+
+
+def _refusal_of_standard(masks: MaskPlan, facts: Facts) -> str:
+    """Return why it cannot be an ``Attention``, or ``""``."""
+    # 7.
+    if facts.opset < OPSET:
+        return f"Attention needs opset {OPSET}; upgrade-opset{{to={OPSET}}} raises it"
+    # 6.
+    if masks.floors is None:
+        return "the mask may be -inf for all keys"
+    if NO_KEY in masks.floors and not (masks.guarded and masks.floors == {NO_KEY}):
+        return "a query whose scores are all -inf would get 0"
+    return ""
+
+
+def _refusal_of_contributed(found: Attention, masks: MaskPlan) -> str:
+    """Return why it cannot be a ``MultiHeadAttention``, or ``""``."""
+    # 7.
+    if found.q.rank != 3 or found.k.repeats != 1:
+        return "MultiHeadAttention takes rank 3, and as many keys as queries"
+    # 6.
+    if masks.guarded and (masks.floors is None or NO_KEY in masks.floors):
+        return "a query whose scores are all -inf would get NaN"
+    return ""
+
+
+def _write_contributed(edit: Edit, found: Attention, masks: MaskPlan, facts: Facts) -> None:
+    if MICROSOFT not in edit.model.opset_imports:
+        edit.set_opset(MICROSOFT, 1)
+    q, k, v = inputs_of(edit, found, facts)
+    mask = add_masks(edit, found, masks, q, k, facts, keep_lowest=True)
+    (result,) = edit.node(
+        "MultiHeadAttention",
+        [q, k, v, None, None, mask],
+        before=found.product,
+        domain=MICROSOFT,
+        attributes={"num_heads": found.heads, "scale": found.scale},
+    )
+    put_result(edit, found, result, facts)
+
+
+def _write_standard(edit: Edit, found: Attention, masks: MaskPlan, facts: Facts) -> None:
+    q, k, v = inputs_of(edit, found, facts)
+    mask = add_masks(edit, found, masks, q, k, facts, keep_lowest=False)
+    heads = {"q_num_heads": found.heads, "kv_num_heads": found.shared_heads}
+    (result,) = edit.node(
+        "Attention",
+        [q, k, v, mask],
+        before=found.product,
+        attributes={**(heads if found.q.rank == 3 else {}), "scale": found.scale},
+    )
+    put_result(edit, found, result, facts)
