@@ -81,20 +81,26 @@ class ProductLayer:
         return products.transpose(0, 2, 1).reshape(self.shape)
 
 
-def read_geometry(unit: Unit) -> Geometry | Reason | None:
-    """Return the geometry of a Conv, ``None`` for a product."""
+def read_geometry(unit: Unit, *, keep_pads: bool = True) -> Geometry | Reason | None:
+    """Return the geometry of a Conv, ``None`` for a product.
+
+    Args:
+        unit: The layer.
+        keep_pads: Whether zeros around the input matter; a Conv whose pads depend on the size
+            of its input has a geometry only if they do not.
+    """
     node = unit.node
     if node.op_type != "Conv":
         return None
-    if attribute(node, "auto_pad", "NOTSET") not in ("NOTSET", "VALID"):
+    if keep_pads and attribute(node, "auto_pad", "NOTSET") not in ("NOTSET", "VALID"):
         return Reason("its pads depend on the size of its input (auto_pad)")
     assert unit.weight is not None
     kernel = finite_array(unit.weight.value).shape[2:]
-    ones = (1,) * len(kernel)
+    ones, no_pads = (1,) * len(kernel), (0,) * 2 * len(kernel)
     return Geometry(
         tuple(kernel),
         tuple(attribute(node, "strides", ones)),
         tuple(attribute(node, "dilations", ones)),
-        tuple(attribute(node, "pads", (0,) * 2 * len(kernel))),
+        tuple(attribute(node, "pads", no_pads) if keep_pads else no_pads),
         groups_of(unit),
     )

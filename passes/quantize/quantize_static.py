@@ -15,6 +15,11 @@ others that do; biases are int32. Weights are symmetric int8, one scale an outpu
 activations asymmetric 8-bit. Tables that Gather looks up become int8 too, row by row, as in
 ``quantize-dynamic``.
 
+With ``portable`` the layers whose sums saturate in 16 bits on CPUs without VNNI, found by
+exact emulation on the samples, get weights of 7 bits, and they alone. With ``form=qoperator``
+integer operators are written out (QLinearConv, ...) where the target has them. A model that
+came quantized keeps its scales if ``read-qdq`` stands in front.
+
 Preconditions, per operator:
     1. It is selected by ``include`` and ``exclude``, and with ``scope=half`` it is in the half
        of the operators with weights that lose the least: energy of the rounding error over
@@ -40,7 +45,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import logging
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import onnx_ir as ir
 
@@ -54,6 +59,7 @@ from graphopt.rewrite import Reason
 from .float_twin import publish_twin
 from .linear import Lookup
 from .qdq_form import QdqForm
+from .qoperator_form import write_qoperators
 from .selection import Scope, Selection
 from .static_plan import StaticPlan
 from .static_planner import StaticPlanner
@@ -81,8 +87,12 @@ class QuantizeStatic(Pass):
         method: How the range of an activation is chosen (``graphopt.calibration.ranges``).
         percentile: Share of the values inside the range, in percent, for
             ``method=percentile``.
+        form: ``qdq``, or ``qoperator`` where an integer operator exists.
         activations: Type of the integers of activations.
+        weights: Type of the integers of weights; the zero point is in the middle.
+        symmetric: Whether the zero point of activations is in the middle too, but behind Relu.
         per_channel: One scale an output channel; otherwise one a weight.
+        portable: Whether layers that would saturate on CPUs without VNNI are protected.
         embeddings: Whether tables that Gather looks up are quantized.
         plan: File of a plan to carry out instead of making one; empty: none.
     """
@@ -96,14 +106,22 @@ class QuantizeStatic(Pass):
     scope: Scope = "full"
     method: RangeMethod = "minmax"
     percentile: float = 99.99
+    form: Literal["qdq", "qoperator"] = "qdq"
     activations: Literal["uint8", "int8"] = "uint8"
+    weights: Literal["int8", "uint8"] = "int8"
+    symmetric: bool = False
     per_channel: bool = True
+    portable: bool = False
     embeddings: bool = True
     plan: str = ""
 
     def __post_init__(self) -> None:
         if not 50 < self.percentile <= 100:
             raise ValueError(f"percentile must be in (50, 100], got {self.percentile:g}")
+        if self.weights == "uint8" and self.activations == "int8":
+            raise ValueError("weights=uint8 has no kernel for activations=int8")
+        if self.weights == "uint8" and self.portable:
+            raise ValueError("portable is for weights=int8: uint8 does not saturate")
 
     def run(self, model: ir.Model, context: Context) -> PassResult:
         """Make the plan, then carry it out, each operator in an application of its own."""
@@ -116,12 +134,20 @@ class QuantizeStatic(Pass):
         plan = planner.plan()
         for node, reason in planner.reasons().items():
             rewriter.skip(self.name, node, reason)
+        details: dict[str, Any] = {"plan": plan.to_json()}
+        if self.portable:
+            samples = context.required_samples(self)
+            details["saturating"] = planner.protect(model, samples, context)
         publish_twin(context, model)
         count = self._apply(rewriter, planner)
+        if self.form == "qoperator":
+            write_qoperators(rewriter, context.target)
         total = sum(decision.precision == "int8" for decision in plan.operators.values())
         summary = f"quantized {count} operators, {total} of them by ranges"
+        if self.portable:
+            summary += f", {len(details['saturating'])} with 7 bits"
         logger.info("%s: %s", self.name, summary)
-        return PassResult(model, count > 0, summary, {"plan": plan.to_json()})
+        return PassResult(model, count > 0, summary, details)
 
     def _statistics(
         self, model: ir.Model, values: list[str], context: Context
@@ -136,7 +162,8 @@ class QuantizeStatic(Pass):
         return found
 
     def _apply(self, rewriter: Rewriter, planner: StaticPlanner) -> int:
-        form = QdqForm(planner.activations(), planner.weight_qparams, planner.constant_qparams)
+        scales = planner.scales
+        form = QdqForm(planner.activations(), scales.weight, scales.constant)
         regions = planner.regions
         # Decided before anything is edited, since edits put other values behind a unit.
         units = [(unit, regions.quantizes_output(unit)) for unit in regions.units.values()]

@@ -2,44 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx_ir as ir
 
-from graphopt.analysis.facts import tensor_of
-from graphopt.calibration.qparams import (
-    Degenerate,
-    IntType,
-    QParams,
-    from_range,
-)
+from graphopt.calibration.qparams import Degenerate, QParams, from_range
 from graphopt.calibration.ranges import choose_range
 from graphopt.calibration.ranges import noise_to_signal as activation_noise
 from graphopt.calibration.statistics import TensorStatistics
 from graphopt.errors import PipelineError, nearest
 from graphopt.passbase import Context
-from graphopt.rewrite import Reason
-from graphopt.runtime.fusion_knowledge import Output, kernels
+from graphopt.runtime.fusion_knowledge import Output
 
 from .linear import finite_array
+from .portable import saturating_layers
 from .regions import Regions
 from .selection import Selection, label, least_sensitive_half
+from .static_candidates import read_units
 from .static_plan import Decision, StaticPlan
-from .units import Unit, Weight, clip_bounds, read_unit
-from .weight_artifacts import weight_scales
+from .static_scales import StaticScales
+from .units import Unit, clip_bounds
 from .weights import noise_to_signal
 
 if TYPE_CHECKING:
+    from graphopt.samples import Samples
+
     from .quantize_static import QuantizeStatic
 
 __all__ = ["StaticPlanner"]
-
-MAX_CONSTANT_NOISE = 1e-3
-"""Noise-to-signal above which a constant operand is not quantized: less than 30 dB is left."""
-
-_WITHOUT_KERNEL = ("ConvTranspose", "Einsum", "GRU", "LSTM", "RNN")
 
 
 class StaticPlanner:
@@ -52,20 +44,20 @@ class StaticPlanner:
 
     Attributes:
         regions: The units that run on integers.
+        scales: How values are quantized.
         ranges: Name of a value -> range of its integers.
     """
 
     def __init__(self, options: QuantizeStatic, model: ir.Model, context: Context) -> None:
         self._options = options
-        self._context = context
         self._model = model
-        self._kind = IntType(options.activations)
-        self._refused: dict[ir.Node, str] = {}
-        self.ranges: dict[str, tuple[float, float]] = {}
+        self.scales = StaticScales(options, context)
+        self.ranges: dict[str, tuple[float, float]] = self.scales.trained_ranges()
         selection = Selection(options.include, options.exclude)
         nodes = list(ir.traversal.RecursiveGraphIterator(model.graph))
         selection.check(nodes)
-        self.regions = Regions(self._read(nodes, selection))
+        units, self._refused = read_units(model, nodes, selection, self.scales)
+        self.regions = Regions(units)
 
     def values(self) -> list[str]:
         """Return the names of the values whose statistics ``decide`` needs."""
@@ -73,7 +65,7 @@ class StaticPlanner:
         for unit in self.regions.units.values():
             for value in self._values_of(unit):
                 wanted[value.name or ""] = None
-        return list(wanted)
+        return [name for name in wanted if name not in self.scales.trained.activations]
 
     def decide(self, statistics: Mapping[str, TensorStatistics]) -> None:
         """Choose ranges, and leave in float what cannot have one or loses the most."""
@@ -84,7 +76,7 @@ class StaticPlanner:
             try:
                 self.ranges[name] = self._range(name, stats)
                 noise[name] = activation_noise(
-                    stats, from_range(*self.ranges[name], self._kind)
+                    stats, from_range(*self.ranges[name], self.scales.kind)
                 )
             except Degenerate as reason:
                 bad[name] = f"{name!r} cannot be quantized: {reason}"
@@ -142,81 +134,35 @@ class StaticPlanner:
             if unit.tail is not None
         }
         return {
-            name: _within(from_range(*self.ranges[name], self._kind), bounds.get(name))
+            name: self.scales.activation(name, self.ranges[name], bounds.get(name or ""))
             for name in self._needed()
         }
 
-    def weight_qparams(self, weight: Weight) -> QParams:
-        """Return how a weight is quantized."""
-        axis = weight.axis if self._options.per_channel else None
-        return weight_scales(self._context, weight.value, axis)
+    def protect(self, model: ir.Model, samples: Samples, context: Context) -> dict[str, int]:
+        """Give 7 bits to the weights whose sums saturate on CPUs without VNNI.
 
-    def constant_qparams(self, value: ir.Value) -> QParams:
-        """Return how a constant operand of Add, Mul or Concat is quantized."""
-        data = finite_array(value)
-        return from_range(float(data.min()), float(data.max()), self._kind)
-
-    def _read(self, nodes: Iterable[ir.Node], selection: Selection) -> list[Unit]:
-        table = kernels()
-        opset = self._model.opset_imports.get("", 0)
-        units = []
-        for node in nodes:
-            unit = read_unit(node, table, opset)
-            if unit is None:
-                if node.op_type in _WITHOUT_KERNEL and any(map(tensor_of, node.inputs)):
-                    self._refused[node] = (
-                        "no integer kernel of the ONNX standard exists for it"
-                    )
-                continue
-            if isinstance(unit, Unit) and (text := self._objection(unit, selection)):
-                unit = Reason(text)
-            if isinstance(unit, Unit):
-                units.append(unit)
-            else:
-                self._refused[node] = unit.text
-        return units
-
-    def _objection(self, unit: Unit, selection: Selection) -> str:
-        if unit.node.graph is not self._model.graph:
-            return "it is inside a subgraph, where its activations cannot be observed"
-        if refusal := selection.refusal(unit.node):
-            return refusal
-        # Refused at once: the model's answers are no numbers, whatever its activations are.
-        for constant in self._constants_of(unit):
-            finite_array(constant)
-        for index in unit.constants:
-            value = unit.node.inputs[index]
-            assert value is not None
-            noise = self._constant_noise(value, is_factor=unit.node.op_type == "Mul")
-            if noise > MAX_CONSTANT_NOISE:
-                kept = max(-10 * np.log10(noise), 0.0)
-                return f"its constant {value.name!r} would keep {kept:.1f} dB only"
-        return ""
-
-    def _constants_of(self, unit: Unit) -> list[ir.Value]:
-        found = [] if unit.weight is None else [unit.weight.value]
-        if unit.bias is not None:
-            user, index = unit.bias
-            bias = user.inputs[index]
-            assert bias is not None
-            found.append(bias)
-        return found
-
-    def _constant_noise(self, value: ir.Value, *, is_factor: bool) -> float:
-        """Return the energy of the error of a constant operand over its own.
-
-        A factor scales what it is multiplied with, element by element, so that the small ones
-        count as much as the large ones.
+        Returns:
+            Name of an operator -> how many of its sums did, on some rows of the samples.
         """
-        data = np.atleast_1d(finite_array(value))
-        try:
-            qparams = self.constant_qparams(value)
-        except Degenerate:
-            return 1.0
-        if not is_factor:
-            return noise_to_signal(data, qparams)
-        factors = data[data != 0]
-        return float(np.mean(np.square(qparams.round_trip(factors) / factors - 1)))
+        activations = self.activations()
+
+        def qparams(unit: Unit) -> tuple[QParams, QParams]:
+            assert unit.weight is not None
+            x = unit.node.inputs[unit.data[0]]
+            # Operators that move integers pass on the scale of what they read.
+            while x is not None and x.name not in activations:
+                mover = self.regions.units[_producer(x)]
+                x = mover.node.inputs[mover.data[0]]
+            assert x is not None
+            return activations[x.name or ""], self.scales.weight(unit.weight)
+
+        units = self.regions.units
+        found = saturating_layers(model, units.values(), qparams, samples, context)
+        for node in found:
+            weight = units[node].weight
+            assert weight is not None
+            self.scales.protected.add(weight.value)
+        return {label(node): count for node, count in found.items()}
 
     def _range(self, name: str, stats: TensorStatistics) -> tuple[float, float]:
         if stats.not_finite:
@@ -224,7 +170,13 @@ class StaticPlanner:
         if not stats.count:
             raise Degenerate("it took no value on the samples")
         options = self._options
-        chosen = choose_range(stats, options.method, self._kind, percentile=options.percentile)
+        chosen = choose_range(
+            stats,
+            options.method,
+            self.scales.kind,
+            is_symmetric=options.symmetric,
+            percentile=options.percentile,
+        )
         return chosen.low, chosen.high
 
     def _values_of(self, unit: Unit) -> list[ir.Value]:
@@ -266,9 +218,9 @@ class StaticPlanner:
             assert unit.weight is not None
             x = unit.node.inputs[unit.data[0]]
             weight = noise_to_signal(
-                finite_array(unit.weight.value), self.weight_qparams(unit.weight)
+                finite_array(unit.weight.value), self.scales.weight(unit.weight)
             )
-            return weight + activations[x.name or ""] if x is not None else weight
+            return weight + activations.get(x.name or "", 0.0) if x is not None else weight
 
         _, others = least_sensitive_half(weighted, noise)
         self.regions.exclude(
@@ -280,19 +232,7 @@ class StaticPlanner:
         )
 
 
-def _within(qparams: QParams, bounds: tuple[float, float] | None) -> QParams:
-    """Return ``qparams`` with the integers all inside the bounds of a Clip.
-
-    Then the Q saturates where the Clip would, and the Clip can go.
-    """
-    if bounds is None:
-        return qparams
-    low, high = bounds
-    kind, zero = qparams.kind, float(qparams.zero_point)
-    scale = float(qparams.scale)
-    below, above = zero - kind.minimum, kind.maximum - zero
-    if below:
-        scale = min(scale, -low / below)
-    if above:
-        scale = min(scale, high / above)
-    return QParams(np.array(scale, np.float32), qparams.zero_point)
+def _producer(value: ir.Value) -> ir.Node:
+    producer = value.producer()
+    assert producer is not None
+    return producer
