@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import onnx_ir as ir
 
-from graphopt.edit import Guard, Observer, Rewriter
 from graphopt.errors import SamplesError
 from graphopt.ledger import Ledger
+from graphopt.rewriter import Guard, Observer, Rewriter
 
 if TYPE_CHECKING:
     import pathlib

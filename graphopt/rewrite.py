@@ -19,9 +19,11 @@ from typing import ClassVar, TypeAlias
 import onnx_ir as ir
 
 from graphopt.analysis.facts import Facts
-from graphopt.edit import Edit, Rewrite, Rewriter
+from graphopt.edit import Edit, Rewrite
 from graphopt.errors import PassError
+from graphopt.ir_access import use_count
 from graphopt.passbase import Context, Pass, PassResult, Promise
+from graphopt.rewriter import Rewriter
 
 __all__ = ["Fixpoint", "Reason", "Rule", "RulePass", "drive"]
 
@@ -35,6 +37,11 @@ FEW_USES = 8
 """A node whose outputs lost a use is worth a new look at their other users while these are so
 few: the patterns of rules ask for one use, or for one by each of their own nodes. Without this
 bound a value with n users would cost n^2 visits."""
+
+MANY = 64
+"""What is next to a node with more inputs, or more uses, is not tried again each time that
+node changes, but when all nodes are visited once more: n changes of a Concat of n inputs, or
+of what n nodes use, would cost n^2 visits."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -168,7 +175,7 @@ class _Worklist:
             if node in relieved:
                 # Only now: a node with many users is relieved of many before its turn comes.
                 relieved.discard(node)
-                if sum(len(value.uses()) for value in node.outputs) <= FEW_USES:
+                if _uses(node) <= FEW_USES:
                     push(node.successors())
             done = self._try_rules(node)
             if done is None:
@@ -222,5 +229,11 @@ def _neighbourhood(node: ir.Node, edit: Edit) -> Iterator[ir.Node]:
     yield node
     for near in edit.touched:
         yield near
-        yield from near.predecessors()
-        yield from near.successors()
+        if len(near.inputs) <= MANY:
+            yield from near.predecessors()
+        if _uses(near) <= MANY:
+            yield from near.successors()
+
+
+def _uses(node: ir.Node) -> int:
+    return sum(map(use_count, node.outputs))

@@ -1,6 +1,6 @@
 """Shapes of all values of a model, without touching the model or its weights.
 
-The official inference runs on a skeleton: the graph with its large initializers reduced to
+The official inference runs on an outline: the graph with its large initializers reduced to
 their type and shape, so that gigabytes of weights are neither read nor copied.
 """
 
@@ -13,15 +13,14 @@ from typing import TypeAlias
 import onnx
 import onnx_ir as ir
 
+from graphopt import model_io
+
 __all__ = ["Dims", "Inferred", "dims_of", "infer"]
 
 logger = logging.getLogger(__name__)
 
 Dims: TypeAlias = "tuple[int | str | None, ...]"
 """One entry a dimension: its length, its symbol, or ``None`` where nothing is known."""
-
-SMALL = 1024
-"""Initializers up to this many elements keep their data: shapes are computed from it."""
 
 
 def dims_of(value: ir.Value) -> Dims | None:
@@ -56,42 +55,12 @@ def infer(model: ir.Model) -> Inferred:
             if value.dtype is not None and value.name:
                 found.kinds[value.name] = value.dtype
     try:
-        inferred = onnx.shape_inference.infer_shapes(_skeleton(model), data_prop=True)
+        inferred = onnx.shape_inference.infer_shapes(model_io.outline(model), data_prop=True)
     except Exception as error:  # the inference raises whatever it likes
         logger.debug("shape inference failed: %s", error)
         return found
     _collect(inferred.graph, found)
     return found
-
-
-def _skeleton(model: ir.Model) -> onnx.ModelProto:
-    # Not ir.to_proto: finding out what it was given takes it longer than the work.
-    proto = onnx.ModelProto(ir_version=model.ir_version)
-    for domain, version in model.opset_imports.items():
-        proto.opset_import.add(domain=domain, version=version)
-    proto.functions.extend(map(ir.serde.serialize_function, model.functions.values()))
-    graph, source = proto.graph, model.graph
-    graph.name = source.name or "graph"
-    graph.input.extend(ir.serde.serialize_value(value) for value in source.inputs)
-    graph.output.extend(ir.serde.serialize_value(value) for value in source.outputs)
-    for value in source.initializers.values():
-        tensor = value.const_value
-        if tensor is None:
-            continue
-        if tensor.size <= SMALL:
-            graph.initializer.append(ir.serde.serialize_tensor(tensor))
-            graph.initializer[-1].name = value.name or ""
-        else:
-            shape = [int(dim) for dim in tensor.shape.numpy()]
-            graph.initializer.add(name=value.name, data_type=tensor.dtype.value, dims=shape)
-    for node in source:
-        graph.node.append(ir.serde.serialize_node(node))
-        graph.value_info.extend(
-            ir.serde.serialize_value(value)
-            for value in node.outputs
-            if value.name and value.type is not None and not value.is_graph_output()
-        )
-    return proto
 
 
 def _collect(graph: onnx.GraphProto, found: Inferred) -> None:

@@ -9,6 +9,7 @@ import onnx_ir as ir
 
 from graphopt.analysis.constants import attribute, is_constant, tensor_of
 from graphopt.analysis.symbolic import Shape, Symbols
+from graphopt.ir_access import use_count
 
 if TYPE_CHECKING:
     from graphopt.passbase import Context
@@ -47,10 +48,9 @@ class Facts:
 
     def only_use(self, value: ir.Value) -> ir.Node | None:
         """Return the one node that uses ``value``, once; ``None`` if it has any other use."""
-        uses = value.uses()
-        if len(uses) != 1 or value.is_graph_output():
+        if use_count(value) != 1 or value.is_graph_output():
             return None
-        return next(iter(uses)).node
+        return next(iter(value.uses())).node
 
     def shape(self, value: ir.Value | None) -> Shape | None:
         """Return the shape of ``value``, its sizes symbolic; ``None``: its rank is unknown."""

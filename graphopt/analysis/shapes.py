@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from typing import TypeAlias
 
 import onnx
 import onnx_ir as ir
 
 from graphopt import model_io
-from graphopt.analysis.symbolic import Symbols
+from graphopt.analysis.symbolic import Shape, Symbols
+from graphopt.records import graphs_in
 
 __all__ = ["Inferred", "infer", "merged"]
+
+Dims: TypeAlias = "tuple[int | str | None, ...]"
 
 Inferred = tuple[ir.TypeProtocol | None, ir.Shape | None]
 """Type and shape of one value; ``None`` where unknown."""
 
 STANDARD = ("", "ai.onnx")
+_GRAPHS = (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS)
 
 
 def infer(model: ir.Model) -> dict[ir.Value, Inferred]:
@@ -31,62 +35,93 @@ def infer(model: ir.Model) -> dict[ir.Value, Inferred]:
         main graph and its subgraphs. A dimension is a number, the name of a dimension of an
         input, or unknown.
     """
-    proto = model_io.skeleton(model)
-    _forget(proto.graph)
     proto = onnx.shape_inference.infer_shapes(
-        proto, check_type=False, strict_mode=False, data_prop=True
+        model_io.outline(model, _is_believed),
+        check_type=False,
+        strict_mode=False,
+        data_prop=True,
     )
-    official = dict(_walk(model.graph, proto.graph))
-    said = {value: merged(shape, value.shape) for value, (_, shape) in official.items()}
-    symbols = Symbols(model, said)
+    official = _Official()
+    official.read(model.graph, proto.graph)
+    symbols = Symbols(model, official.shapes)
     found: dict[ir.Value, Inferred] = {}
     for node in ir.traversal.RecursiveGraphIterator(model.graph):
         for value in node.outputs:
             if not value.name or value.is_graph_output():
                 continue
-            kind = official.get(value, (None, None))[0] or value.type
+            kind = official.kinds.get(value) or value.type
             dims = symbols.shape(value)
-            shape = value.shape if dims is None else symbols.recordable(dims)
+            shape = value.shape if dims is None else _same_or(value.shape, symbols, dims)
             if kind is not None or shape is not None:
                 found[value] = (kind, shape)
     return found
 
 
-def _forget(graph: onnx.GraphProto) -> None:
-    """Drop what is said of the results of standard operators."""
-    computed = {
-        name for node in graph.node if node.domain in STANDARD for name in node.output if name
-    }
-    kept = [info for info in graph.value_info if info.name not in computed]
-    if len(kept) != len(graph.value_info):
-        del graph.value_info[:]
-        graph.value_info.extend(kept)
-    for node in graph.node:
-        for attr in node.attribute:
-            for inner in (*attr.graphs, *([attr.g] if attr.HasField("g") else [])):
-                _forget(inner)
+def _is_believed(value: ir.Value) -> bool:
+    """Whether onnx is shown what the file says: where it has no rule of its own."""
+    producer = value.producer()
+    return producer is None or producer.domain not in STANDARD
 
 
-def _walk(graph: ir.Graph, proto: onnx.GraphProto) -> Iterator[tuple[ir.Value, Inferred]]:
-    found = {info.name: info for info in proto.value_info}
-    for node, node_proto in zip(graph, proto.node, strict=True):
-        for value in node.outputs:
-            info = found.get(value.name or "")
-            if info is None or value.is_graph_output():
-                continue
-            parsed = ir.serde.deserialize_type_proto_for_type(info.type)
-            yield value, (parsed, ir.serde.deserialize_type_proto_for_shape(info.type))
-        by_name = {attr.name: attr for attr in node_proto.attribute}
-        for attr in node.attributes.values():
-            if attr.is_ref():
-                continue
-            if attr.type == ir.AttributeType.GRAPH:
-                yield from _walk(attr.as_graph(), by_name[attr.name].g)
-            elif attr.type == ir.AttributeType.GRAPHS:
-                for sub, sub_proto in zip(
-                    attr.as_graphs(), by_name[attr.name].graphs, strict=True
-                ):
-                    yield from _walk(sub, sub_proto)
+def _same_or(recorded: ir.Shape | None, symbols: Symbols, shape: Shape) -> ir.Shape:
+    """Return ``recorded`` if it says the same as ``shape``, which is what to record."""
+    dims = symbols.recordable(shape)
+    return recorded if dims_of(recorded) == dims and recorded is not None else ir.Shape(dims)
+
+
+class _Official:
+    """What onnx's inference says of the results of nodes.
+
+    Attributes:
+        kinds: Types; one object for all tensors of a type.
+        shapes: Shapes, with the sizes that the file knows where the inference does not.
+    """
+
+    def __init__(self) -> None:
+        self.kinds: dict[ir.Value, ir.TypeProtocol | None] = {}
+        self.shapes: dict[ir.Value, Dims | None] = {}
+        self._tensors: dict[int, ir.TypeProtocol | None] = {}
+
+    def read(self, graph: ir.Graph, proto: onnx.GraphProto) -> None:
+        """Take what ``proto``, which is ``graph``, says."""
+        found = {info.name: info.type for info in proto.value_info}
+        for node, node_proto in zip(graph, proto.node, strict=True):
+            for value in node.outputs:
+                kind = found.get(value.name or "")
+                if kind is not None and not value.is_graph_output():
+                    self._take(value, kind)
+            if any(attr.type in _GRAPHS for attr in node.attributes.values()):
+                by_name = {attr.name: attr for attr in node_proto.attribute}
+                for attr in node.attributes.values():
+                    written = by_name[attr.name]
+                    protos = [*written.graphs, *([written.g] if written.HasField("g") else [])]
+                    for inner, inner_proto in zip(graphs_in(attr), protos, strict=True):
+                        self.read(inner, inner_proto)
+
+    def _take(self, value: ir.Value, kind: onnx.TypeProto) -> None:
+        if not kind.HasField("tensor_type"):
+            self.kinds[value] = ir.serde.deserialize_type_proto_for_type(kind)
+            shape = ir.serde.deserialize_type_proto_for_shape(kind)
+            self.shapes[value] = merged_dims(dims_of(shape), dims_of(value.shape))
+            return
+        tensor = kind.tensor_type
+        if tensor.elem_type not in self._tensors:
+            self._tensors[tensor.elem_type] = ir.serde.deserialize_type_proto_for_type(kind)
+        self.kinds[value] = self._tensors[tensor.elem_type]
+        dims = None
+        if tensor.HasField("shape"):
+            dims = tuple(
+                dim.dim_value if dim.HasField("dim_value") else dim.dim_param or None
+                for dim in tensor.shape.dim
+            )
+        self.shapes[value] = merged_dims(dims, dims_of(value.shape))
+
+
+def dims_of(shape: ir.Shape | None) -> Dims | None:
+    """Return a shape as a tuple."""
+    if shape is None:
+        return None
+    return tuple(dim if isinstance(dim, int) else dim.value for dim in shape)
 
 
 def merged(known: ir.Shape | None, found: ir.Shape | None) -> ir.Shape | None:
@@ -94,13 +129,17 @@ def merged(known: ir.Shape | None, found: ir.Shape | None) -> ir.Shape | None:
 
     Where both know a size and differ, ``known`` is kept.
     """
+    dims = merged_dims(dims_of(known), dims_of(found))
+    return None if dims is None else ir.Shape(dims)
+
+
+def merged_dims(known: Dims | None, found: Dims | None) -> Dims | None:
+    """Return ``known`` with the dimensions that only ``found`` knows, as of ``merged``."""
     if known is None or found is None:
         return known if found is None else found
     if len(known) != len(found):
         return known
-    dims = []
-    for old, new in zip(known, found, strict=True):
-        unnamed = not isinstance(old, int) and old.value is None
-        better = isinstance(new, int) and not isinstance(old, int)
-        dims.append(new if unnamed or better else old)
-    return ir.Shape(dims)
+    return tuple(
+        new if old is None or (isinstance(new, int) and not isinstance(old, int)) else old
+        for old, new in zip(known, found, strict=True)
+    )

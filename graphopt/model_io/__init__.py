@@ -6,6 +6,7 @@ from there. What is written appears at its place at one stroke.
 """
 
 from graphopt.model_io.loading import input_specs, load
+from graphopt.model_io.outline import outline
 from graphopt.model_io.saving import ExternalData, Saved, Stage, save, staged
 from graphopt.model_io.skeleton import skeleton
 from graphopt.model_io.tensors import MappedTensor
@@ -17,6 +18,7 @@ __all__ = [
     "Stage",
     "input_specs",
     "load",
+    "outline",
     "save",
     "skeleton",
     "staged",

@@ -14,6 +14,7 @@ import onnx_ir as ir
 
 from graphopt.analysis.constants import attribute, tensor_of
 from graphopt.edit import Edit
+from graphopt.ir_access import use_count
 from graphopt.rewrite import Reason
 
 __all__ = ["FLOATS", "Layer", "layer_of", "per_channel"]
@@ -115,7 +116,7 @@ def layer_of(node: ir.Node | None) -> Layer | Reason | None:
     weight = tensor_of(node.inputs[1])
     if weight is None:
         return Reason(f"the weight of the {node.op_type} is not constant")
-    if node.inputs[1] is None or len(node.inputs[1].uses()) != 1:
+    if node.inputs[1] is None or use_count(node.inputs[1]) != 1:
         return Reason(f"another node uses the weight of the {node.op_type}")
     if weight.dtype not in FLOATS:
         return Reason(f"weights of type {weight.dtype} are not changed")

@@ -35,8 +35,8 @@ import onnx_ir as ir
 
 from graphopt.analysis.coupling.graph import analyse
 from graphopt.analysis.coupling.groups import Dimensions, Group, find_groups
-from graphopt.edit import Rewriter
 from graphopt.passbase import Context, Pass, PassResult, Promise
+from graphopt.rewriter import Rewriter
 
 from .compaction import Compactor
 from .dead import Reads, reads_of

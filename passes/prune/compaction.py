@@ -19,7 +19,8 @@ from graphopt.analysis.coupling.graph import Site
 from graphopt.analysis.coupling.groups import Dimensions, Group
 from graphopt.analysis.coupling.rules import Axis, Fix
 from graphopt.analysis.facts import tensor_of
-from graphopt.edit import Edit, Rewrite, Rewriter
+from graphopt.edit import Edit, Rewrite
+from graphopt.rewriter import Rewriter
 
 __all__ = ["Compactor"]
 

@@ -18,9 +18,9 @@ import onnx_ir as ir
 from graphopt import model_io
 from graphopt.analysis.coupling.graph import analyse
 from graphopt.analysis.coupling.groups import Dimensions, find_groups
-from graphopt.edit import Rewriter
 from graphopt.ledger import Ledger
 from graphopt.passbase import Context
+from graphopt.rewriter import Rewriter
 from graphopt.samples import Samples
 
 from .compaction import Compactor

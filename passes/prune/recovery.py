@@ -18,8 +18,9 @@ import numpy as np
 import onnx_ir as ir
 
 from graphopt.analysis.coupling.groups import Dimensions
-from graphopt.edit import Edit, Rewriter
+from graphopt.edit import Edit
 from graphopt.passbase import Context
+from graphopt.rewriter import Rewriter
 from graphopt.runtime import Runtime, Session
 from graphopt.samples import Samples
 

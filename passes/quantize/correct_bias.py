@@ -42,10 +42,10 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from graphopt.calibration.collect import accumulate
-from graphopt.edit import Rewriter
 from graphopt.ledger import Ledger
 from graphopt.passbase import Context, Pass, PassResult, Promise
 from graphopt.rewrite import Reason
+from graphopt.rewriter import Rewriter
 from graphopt.samples import Samples
 
 from .bias_edit import correct_bias, shift_in_steps

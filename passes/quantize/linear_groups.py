@@ -8,7 +8,8 @@ from typing import Any, Protocol
 import numpy.typing as npt
 import onnx_ir as ir
 
-from graphopt.edit import Edit, Rewriter
+from graphopt.edit import Edit
+from graphopt.rewriter import Rewriter
 
 from .linear import Linear, read_linear
 from .selection import Selection

@@ -45,9 +45,9 @@ import onnx_ir as ir
 
 from graphopt.analysis.facts import tensor_of
 from graphopt.calibration.qparams import QParams
-from graphopt.edit import Rewriter
 from graphopt.passbase import Context, Pass, PassResult, Promise
 from graphopt.rewrite import Reason
+from graphopt.rewriter import Rewriter
 
 from .dynamic_form import DynamicForm, Operator, ScaleChoice
 from .linear import Linear, Lookup, finite_array, read_linear

@@ -52,9 +52,9 @@ import onnx_ir as ir
 from graphopt.calibration.collect import collect
 from graphopt.calibration.ranges import RangeMethod
 from graphopt.calibration.statistics import TensorStatistics
-from graphopt.edit import Rewriter
 from graphopt.passbase import Context, Pass, PassResult, Promise
 from graphopt.rewrite import Reason
+from graphopt.rewriter import Rewriter
 
 from .float_twin import publish_twin
 from .linear import Lookup

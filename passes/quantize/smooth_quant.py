@@ -51,8 +51,9 @@ import onnx_ir as ir
 from graphopt.analysis.facts import tensor_of
 from graphopt.calibration.channels import ChannelStatistics
 from graphopt.calibration.collect import accumulate
-from graphopt.edit import Edit, Rewriter
+from graphopt.edit import Edit
 from graphopt.passbase import Context, Pass, PassResult, Promise
+from graphopt.rewriter import Rewriter
 
 from .linear import Linear, finite_array
 from .linear_groups import linear_groups, set_weight

@@ -33,9 +33,11 @@ import onnx_ir as ir
 
 from graphopt.analysis.facts import Facts
 from graphopt.analysis.symbolic import Expr
-from graphopt.edit import Edit, Rewrite, Rewriter
+from graphopt.edit import Edit, Rewrite
+from graphopt.ir_access import is_used
 from graphopt.passbase import Context, Promise
 from graphopt.rewrite import Rule, RulePass
+from graphopt.rewriter import Rewriter
 
 __all__ = ["EliminateCommonSubexpressions"]
 
@@ -130,7 +132,7 @@ def _attribute_key(attr: ir.Attr) -> Hashable | None:
 def _merge(later: ir.Node, first: ir.Node) -> Rewrite:
     def rewrite(edit: Edit) -> None:
         for old, new in zip(later.outputs, first.outputs, strict=True):
-            if old.uses() or old.is_graph_output():
+            if is_used(old):
                 edit.replace(old, new)
         edit.remove(later)
 

@@ -30,9 +30,11 @@ from typing import ClassVar
 import onnx_ir as ir
 
 from graphopt.analysis.facts import Facts
-from graphopt.edit import Edit, Rewrite, Rewriter
+from graphopt.edit import Edit, Rewrite
+from graphopt.ir_access import is_used
 from graphopt.passbase import Context, Promise
 from graphopt.rewrite import Reason, Rule, RulePass
+from graphopt.rewriter import Rewriter
 
 __all__ = ["EliminateDeadCode"]
 
@@ -58,7 +60,7 @@ class EliminateDeadCode(RulePass):
             value
             for graph in model.graphs()
             for value in graph.initializers.values()
-            if not value.uses() and not value.is_graph_input() and not value.is_graph_output()
+            if not is_used(value) and not value.is_graph_input()
         ]
 
         def rewrite(edit: Edit) -> None:
@@ -71,7 +73,7 @@ class EliminateDeadCode(RulePass):
 
 def _match(node: ir.Node, facts: Facts) -> Rewrite | Reason | None:
     # 1.
-    if any(value.uses() or value.is_graph_output() for value in node.outputs):
+    if any(map(is_used, node.outputs)):
         return None
     # 2.
     if node.domain not in PURE_DOMAINS and node.op_identifier() not in facts.model.functions:

@@ -40,6 +40,7 @@ from graphopt.analysis.constants import attribute
 from graphopt.analysis.facts import Facts
 from graphopt.analysis.symbolic.layout import slice_bounds
 from graphopt.edit import Rewrite
+from graphopt.ir_access import is_used
 from graphopt.passbase import Context, Promise
 from graphopt.rewrite import Reason, Rule, RulePass
 
@@ -71,10 +72,6 @@ class _Noop:
         if x is None or not self.is_noop(node, facts):
             return None
         return lambda edit: edit.supersede(node, x)
-
-
-def _unused(values: Sequence[ir.Value]) -> bool:
-    return not any(value.uses() or value.is_graph_output() for value in values)
 
 
 def _cast(node: ir.Node, facts: Facts) -> bool:
@@ -153,7 +150,7 @@ def _dropout(node: ir.Node, facts: Facts) -> bool:
     training = node.inputs[2] if len(node.inputs) > 2 else None
     flag = None if training is None else facts.array(training, max_elements=1)
     trains = training is not None and (flag is None or bool(flag.item()))
-    return not trains and _unused(node.outputs[1:])
+    return not trains and not any(map(is_used, node.outputs[1:]))
 
 
 def _gather(node: ir.Node, facts: Facts) -> bool:

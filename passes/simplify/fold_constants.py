@@ -45,6 +45,7 @@ from graphopt.analysis.constants import attribute, tensor_of
 from graphopt.analysis.facts import Facts
 from graphopt.edit import FREE_INITIALIZERS, Edit, Rewrite
 from graphopt.errors import ExecutionError, PipelineError
+from graphopt.ir_access import is_used, use_count
 from graphopt.passbase import Context, Promise
 from graphopt.rewrite import Reason, Rule, RulePass
 
@@ -62,6 +63,8 @@ RESHAPING = {"Flatten", "Reshape", "Squeeze", "Unsqueeze"}
 INTEGERS = (ir.DataType.INT64, ir.DataType.INT32, ir.DataType.BOOL)
 SMALL_BYTES = 64
 """A result of this size costs nothing: the node that computed it took as much in the file."""
+MANY_USES = 64
+"""Each user of a constant looks at all the others; beyond this that would take long."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,7 +131,7 @@ class _Folder:
         # 1.
         if content is None or not all(isinstance(item, int) for item in content.flat):
             return None
-        if any(output.uses() or output.is_graph_output() for output in node.outputs[1:]):
+        if any(map(is_used, node.outputs[1:])):
             return None
         return self._folded(node, [content.astype(kind.numpy())])
 
@@ -174,7 +177,7 @@ class _Folder:
                 node,
                 *(
                     edit.constant(result, value.name or "folded", near=node)
-                    if value.uses() or value.is_graph_output()
+                    if is_used(value)
                     else None
                     for value, result in zip(node.outputs, results, strict=False)
                 ),
@@ -188,14 +191,17 @@ class _Folder:
 def _freed_bytes(node: ir.Node) -> int:
     """Return the bytes of the initializers that are not needed any more without ``node``.
 
-    One that several nodes use, all of which can be folded, is freed in equal parts.
+    One that several nodes use, all of which can be folded, is freed in equal parts; one that
+    many use counts for nothing.
     """
     freed = 0
     for value in dict.fromkeys(node.inputs):
         if value is None or not value.is_initializer() or value.is_graph_output():
             continue
-        users = {user for user, _ in value.uses()}
-        if value.const_value is not None and all(map(_is_foldable, users)):
+        if value.const_value is None or use_count(value) > MANY_USES:
+            continue
+        users = value.consumers()
+        if all(user is node or _is_foldable(user) for user in users):
             freed += value.const_value.nbytes // len(users)
     return freed
 

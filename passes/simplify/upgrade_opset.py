@@ -110,7 +110,7 @@ def _meaning(node: ir.Node, version: int) -> int:
 
 def _convert(model: ir.Model, version: int) -> onnx.ModelProto:
     """Return the converted model with its large initializers as inputs."""
-    proto = model_io.skeleton(model)
+    proto = model_io.outline(model)
     kept = []
     for tensor in proto.graph.initializer:
         if tensor.data_location == onnx.TensorProto.EXTERNAL:

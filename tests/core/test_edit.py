@@ -10,10 +10,11 @@ import onnx_ir as ir
 import pytest
 import random_models
 
-from graphopt.edit import Edit, Rewriter
+from graphopt.edit import Edit
 from graphopt.errors import PassError
 from graphopt.ledger import Application, Ledger
 from graphopt.names import Names
+from graphopt.rewriter import Rewriter
 
 
 class StopError(Exception):

@@ -8,8 +8,9 @@ import graphs
 import onnx_ir as ir
 import pytest
 
-from graphopt.edit import Edit, Rewriter
+from graphopt.edit import Edit
 from graphopt.ledger import Application, Ledger, NodeRecord, WeightRecord
+from graphopt.rewriter import Rewriter
 
 
 def test_applications_are_numbered_from_one() -> None:

@@ -11,9 +11,10 @@ import numpy as np
 import onnx_ir as ir
 
 from graphopt import registry
-from graphopt.edit import Edit, Rewriter
+from graphopt.edit import Edit
 from graphopt.passbase import Context, Promise
 from graphopt.rewrite import Rule, RulePass
+from graphopt.rewriter import Rewriter
 
 RIGHT = (
     "fold-constants",

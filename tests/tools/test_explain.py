@@ -18,10 +18,11 @@ import random_models
 
 from graphopt import pipeline
 from graphopt.debug.explain import account, explain, known_names
-from graphopt.edit import Edit, Rewriter
+from graphopt.edit import Edit
 from graphopt.ledger import Ledger
 from graphopt.manager import PassManager
 from graphopt.passbase import Context
+from graphopt.rewriter import Rewriter
 
 
 @pytest.fixture

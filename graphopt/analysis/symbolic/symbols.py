@@ -55,7 +55,9 @@ class Symbols:
     """
 
     def __init__(
-        self, model: ir.Model, said: Mapping[ir.Value, ir.Shape | None] | None = None
+        self,
+        model: ir.Model,
+        said: Mapping[ir.Value, Sequence[int | str | None] | None] | None = None,
     ) -> None:
         self.opset = model.opset_imports.get("", 0)
         self._main = model.graph
@@ -88,11 +90,9 @@ class Symbols:
             self._find(value)
         return self._contents[value]
 
-    def recordable(self, shape: Shape) -> ir.Shape:
+    def recordable(self, shape: Shape) -> tuple[int | str | None, ...]:
         """Return ``shape`` as a model can state it: numbers, and names of input dimensions."""
-        return ir.Shape(
-            [dim if isinstance(dim, int) else self._names.get(dim) for dim in shape]
-        )
+        return tuple(dim if isinstance(dim, int) else self._names.get(dim) for dim in shape)
 
     def nonnegative(self, dim: Dim) -> bool:
         """Whether ``dim`` is known to be at least 0: by itself, or because it is a size."""

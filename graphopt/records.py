@@ -1,0 +1,74 @@
+"""What the ledger keeps of nodes and weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import onnx_ir as ir
+
+from graphopt.ledger import NodeRecord, WeightRecord
+
+__all__ = [
+    "MOST_NAMES",
+    "anchor_name",
+    "graphs_in",
+    "held_graphs",
+    "record_of",
+    "weight_record",
+]
+
+
+MOST_NAMES = 64
+"""Inputs of a changed node that are written down: a Concat of n values, each of which is
+replaced, would fill n^2 names."""
+
+
+def record_of(
+    node: ir.Node, names: Mapping[ir.Value, str] | None = None, most: int | None = None
+) -> NodeRecord:
+    """Return what the ledger keeps of ``node``.
+
+    Args:
+        node: The node.
+        names: Names that values had before, where they have another now.
+        most: How many names of inputs to write down; ``None``: all.
+    """
+    op_type = f"{node.domain}::{node.op_type}" if node.domain else node.op_type
+
+    def name_of(value: ir.Value | None) -> str:
+        if value is None:
+            return ""
+        return (names and names.get(value)) or value.name or ""
+
+    inputs = tuple(map(name_of, node.inputs[:most]))
+    if len(inputs) < len(node.inputs):
+        inputs += (f"... {len(node.inputs)} in all",)
+    return NodeRecord(node.name or "", op_type, inputs, tuple(map(name_of, node.outputs)))
+
+
+def weight_record(name: str, tensor: ir.TensorProtocol) -> WeightRecord:
+    """Return what the ledger keeps of an initializer."""
+    shape = tuple(int(dim) for dim in tensor.shape.numpy())
+    return WeightRecord(name, str(tensor.dtype), shape, tensor.nbytes)
+
+
+def anchor_name(node: ir.Node) -> str:
+    """Return what the ledger calls ``node``: many exporters leave nodes without a name."""
+    return node.name or next((value.name for value in node.outputs if value.name), "")
+
+
+def graphs_in(attr: ir.Attr | None) -> tuple[ir.Graph, ...]:
+    """Return the subgraphs that an attribute holds."""
+    if attr is None or attr.is_ref():
+        return ()
+    if attr.type == ir.AttributeType.GRAPH:
+        return (attr.as_graph(),)
+    return tuple(attr.as_graphs()) if attr.type == ir.AttributeType.GRAPHS else ()
+
+
+def held_graphs(node: ir.Node) -> Iterator[ir.Graph]:
+    """Yield the subgraphs below ``node``, at any depth."""
+    for attr in node.attributes.values():
+        for graph in graphs_in(attr):
+            yield graph
+            yield from graph.subgraphs()
