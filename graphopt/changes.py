@@ -33,7 +33,7 @@ class OutputPlaces:
             place >= len(outputs) or outputs[place] is not value for place in found
         ):
             self._places = {}
-            for place, output in enumerate(outputs.copy()):
+            for place, output in enumerate(list(outputs)):
                 self._places.setdefault(output, []).append(place)
             found = self._places[value]
         return found
