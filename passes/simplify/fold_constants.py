@@ -24,8 +24,9 @@ Preconditions, per node:
     6. ``Constant``: the model is of IR version 4 or later; before, every initializer is a
        graph input, and what is folded becomes a ``Constant``.
 
-Numerics: exact; the same kernels compute it that would have computed it in every run. What
-only moves data (``Transpose``, ``Reshape`` …) is a view of the same weight.
+Numerics: exact; the same kernels compute it that would have computed it in every run, or
+numpy, where there is one correct answer (``exact_kernels``). What only moves data
+(``Transpose``, ``Reshape`` …) is a view of the same weight.
 Scope: main graph and subgraphs; model-local functions are not visited.
 Leaves alone: ``If`` with a constant condition, ``Loop``, ``Scan``.
 Reference: https://onnx.ai/onnx/repo-docs/IR.html#graphs
@@ -48,6 +49,8 @@ from graphopt.errors import ExecutionError, PipelineError
 from graphopt.ir_access import is_used, use_count
 from graphopt.passbase import Context, Promise
 from graphopt.rewrite import Reason, Rule, RulePass
+
+from .exact_kernels import compute
 
 __all__ = ["FoldConstants"]
 
@@ -145,6 +148,8 @@ class _Folder:
             return None
         if refusal := _refusal(node):
             return refusal
+        if node.op_type == "Identity":
+            return lambda edit: edit.supersede(node, node.inputs[0])
         results = _view(node, facts)
         if results is None:
             # 4.
@@ -152,10 +157,14 @@ class _Folder:
             if bound > allowed:
                 return Reason(f"its result of {bound} bytes would make the file grow too much")
             arrays = [None if tensor is None else tensor.numpy() for tensor in tensors]
+            opsets = facts.model.opset_imports
+            known = compute(node, arrays, opsets, max_bytes=allowed)
             # 5.
             try:
-                results = facts.context.runtime.evaluate(
-                    node, arrays, facts.model.opset_imports, max_bytes=allowed
+                results = (
+                    [known]
+                    if known is not None
+                    else facts.context.runtime.evaluate(node, arrays, opsets, allowed)
                 )
             except ExecutionError as error:
                 return Reason(f"onnxruntime cannot compute it: {error.message}")
