@@ -18,8 +18,9 @@ from collections.abc import Callable
 import onnx_ir as ir
 
 from graphopt.analysis.facts import tensor_of
-from graphopt.edit import AttributeValue, Edit, Rewriter
+from graphopt.edit import AttributeValue, Edit
 from graphopt.passbase import Target
+from graphopt.rewriter import Rewriter
 from graphopt.runtime.fusion_knowledge import Output, kernels
 
 from .selection import label
