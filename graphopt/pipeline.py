@@ -43,8 +43,9 @@ DEFAULT = (
 )
 ONNXRUNTIME = (
     "upgrade-opset{to=23},default,"
-    "[fuse-attention{emit=onnxruntime},eliminate-common-subexpressions,"
-    "eliminate-dead-code,deduplicate-initializers],infer-shapes"
+    "[fuse-rotary-embedding,fuse-attention{emit=onnxruntime},fuse-reshapes,fuse-transposes,"
+    "eliminate-noop,eliminate-common-subexpressions,eliminate-dead-code,"
+    "deduplicate-initializers],infer-shapes"
 )
 PRESETS: dict[str, str] = {
     "simplify": SIMPLIFY,

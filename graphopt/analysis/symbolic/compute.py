@@ -236,12 +236,24 @@ def _einsum(node: ir.Node, known: Known) -> Sequence[Shape | None]:
     return [tuple(sizes[letter] for letter in result)]
 
 
+def _attention(node: ir.Node, known: Known) -> Sequence[Shape | None]:
+    query, value = known.shape(node.inputs[0]), known.shape(node.inputs[2])
+    if query is None or value is None or len(query) not in (3, 4):
+        return [None]
+    width = value[-1]
+    if len(query) == 3:
+        shared = attribute(node, "kv_num_heads")
+        width = floor_divide(width, shared) * attribute(node, "q_num_heads")
+    return [(*query[:-1], width)]
+
+
 COMPUTE_RULES: dict[str, ShapeRule] = {
     **dict.fromkeys(_SAME, _same),
     **dict.fromkeys(_ELEMENTWISE, _elementwise),
     **dict.fromkeys(_REDUCTIONS, _reduce),
     "ArgMax": _arg,
     "ArgMin": _arg,
+    "Attention": _attention,
     "AveragePool": _pool,
     "Conv": _conv,
     "ConvInteger": _conv,
