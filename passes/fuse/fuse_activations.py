@@ -101,7 +101,10 @@ def _match_clip(node: ir.Node, facts: Facts) -> Rewrite | Reason | None:
 
 def _match_hard_sigmoid(node: ir.Node, facts: Facts) -> Rewrite | Reason | None:
     x = node.inputs[0]
-    line = {(1,): attribute(node, "alpha", 0.2), (0,): attribute(node, "beta", 0.5)}
+    line: Polynomial = {
+        (1,): attribute(node, "alpha", 0.2),
+        (0,): attribute(node, "beta", 0.5),
+    }
     if x is None or not Formula(line).equals(SWISH_LINE, x.dtype):
         return None
     found = grow(node.outputs[0], x, PRODUCT, facts)

@@ -8,11 +8,12 @@ import onnx_ir as ir
 
 from graphopt.analysis.constants import attribute, tensor_of
 from graphopt.analysis.facts import Facts
+from graphopt.analysis.symbolic import Shape
 from graphopt.rewrite import Reason
 
 from .formulas import number
 
-__all__ = ["Variance", "find_variance", "operand", "producer"]
+__all__ = ["Variance", "find_variance", "kept_axes", "operand", "producer"]
 
 
 def operand(node: ir.Node, value: ir.Value) -> ir.Value | None:
@@ -84,22 +85,30 @@ def _squared(node: ir.Node) -> ir.Value | None:
     return a if same else None
 
 
-def _sizes(reduce: ir.Node, value: ir.Value, facts: Facts) -> tuple[int, ...] | Reason:
-    """Return the sizes of the axes that ``reduce`` takes the mean over: the last ones."""
-    shape = facts.shape(value)
+def kept_axes(reduce: ir.Node, shape: Shape | None) -> list[int] | None:
+    """Return the axes that ``reduce`` reduces an input of ``shape`` along, and keeps.
+
+    Returns:
+        Sorted, from 0; ``None`` where they are not known, or not kept.
+    """
     given = reduce.inputs[1] if len(reduce.inputs) > 1 else None
     tensor = tensor_of(given)
     if given is None:
         listed = attribute(reduce, "axes", [])
     else:
         listed = [] if tensor is None else tensor.numpy().tolist()
-    if shape is None or not listed:
-        return Reason("the axes of its mean are not known")
-    if not attribute(reduce, "keepdims", 1):
-        return Reason("its mean has no dimension left for the axes")
-    rank = len(shape)
-    axes = sorted({axis % rank for axis in listed})
-    if axes != list(range(rank - len(axes), rank)):
+    if shape is None or not listed or not attribute(reduce, "keepdims", 1):
+        return None
+    return sorted({axis % len(shape) for axis in listed})
+
+
+def _sizes(reduce: ir.Node, value: ir.Value, facts: Facts) -> tuple[int, ...] | Reason:
+    """Return the sizes of the axes that ``reduce`` takes the mean over: the last ones."""
+    shape = facts.shape(value)
+    axes = kept_axes(reduce, shape)
+    if shape is None or axes is None:
+        return Reason("the axes of its mean are not known, or not kept")
+    if axes != list(range(len(shape) - len(axes), len(shape))):
         return Reason("its axes are not the last ones")
     sizes = tuple(size for size in shape[axes[0] :] if isinstance(size, int))
     if len(sizes) != len(axes):

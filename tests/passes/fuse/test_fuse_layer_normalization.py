@@ -144,7 +144,7 @@ BIG = "g (float[N, 32768] x) => (float[N, 32768] z)"
 NO_REWRITES = {
     "axes_that_are_fed": (
         case(PLAIN, HEAD.replace("x)", "x, int64[1] a)").replace("4] z", "P] z")),
-        "axes of its mean are not known",
+        "axes of its mean are not known, or not kept",
     ),
     "an_unknown_size": (
         case(f"{ROOT} z = Div(d, r)", "g (float[N, M, K] x) => (float[N, M, K] z)"),
@@ -165,7 +165,7 @@ NO_REWRITES = {
             " r = Sqrt(w) z = Div(d, r)",
             "g (float[4, 4] x) => (float[4, 4] z)",
         ),
-        "no dimension left",
+        "or not kept",
     ),
     "another_power": (case(PLAIN.replace("(d, two)", "(d, half)")), None),
     "the_root_of_something_else": (case("r = Sqrt(x) z = Div(x, r)"), None),
