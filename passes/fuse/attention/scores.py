@@ -77,26 +77,26 @@ def scores_of(softmax: ir.Node, view: View, facts: Facts) -> Scores | Reason | N
     if start is None:
         return None
     paths: list[tuple[ir.Value, View, float, tuple[Mask, ...], tuple[ir.Node, ...]]]
+    # Either summand may be the scores; where both ways end, the first reason is given.
     paths = [(start, view, 1.0, (), ())]
-    shared = False
+    reason: Reason | None = None
     for _ in range(MAX_DISTANCE):
         if not paths:
-            return None
+            break
         value, view, scale, masks, nodes = paths.pop(0)
         node = value.producer()
         if node is None or node.domain:
             continue
-        shared |= facts.only_use(value) is None
         nodes = (*nodes, node)
         if node.op_type == "MatMul":
-            if shared:
-                return Reason("the scores have another use")
-            return Scores(node, view, scale, masks, nodes)
+            if all(facts.only_use(one.outputs[0]) is not None for one in nodes):
+                return Scores(node, view, scale, masks, nodes)
+            reason = reason or Reason("the scores have another use")
         factor = constant_factor(node, facts)
         if factor is not None:
             paths.append((factor[0], view, scale * factor[1], masks, nodes))
         elif node.op_type in ("Add", "Where") and scale != 1.0:
-            return Reason("the mask is scaled")
+            reason = reason or Reason("the mask is scaled")
         elif node.op_type == "Add":
             for one, other in (node.inputs, reversed(tuple(node.inputs))):
                 if one is not None and other is not None and _same(one, value, facts):
@@ -105,8 +105,8 @@ def scores_of(softmax: ir.Node, view: View, facts: Facts) -> Scores | Reason | N
         elif node.op_type == "Where":
             found = mask_of_where(node, view, facts)
             if isinstance(found, Reason):
-                return found
-            if found is not None and _same(found[0], value, facts):
+                reason = reason or found
+            elif found is not None and _same(found[0], value, facts):
                 paths.append((found[0], view, scale, (*masks, found[1]), nodes))
         elif node.op_type in LAYOUT:
             source = node.inputs[0]
@@ -114,7 +114,7 @@ def scores_of(softmax: ir.Node, view: View, facts: Facts) -> Scores | Reason | N
             before = regrouped(view, shape) if shape is not None else None
             if source is not None and before is not None:
                 paths.append((source, before, scale, masks, nodes))
-    return None
+    return reason
 
 
 def _same(a: ir.Value, b: ir.Value, facts: Facts) -> bool:

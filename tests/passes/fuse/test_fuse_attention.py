@@ -114,6 +114,15 @@ def test_mask_that_changes_nothing_is_dropped() -> None:
     assert_rewrites(STANDARD, before, after, opset=23, rtol=RTOL)
 
 
+def test_mask_of_several_attentions() -> None:
+    lines = f"w = Where(m, zero, some) e = Exp(w) a = Add(s, w) {SOFTMAX_A}"
+    before = graph(lines, "bool[B, 4, S, T] m", ", float[B, 4, S, T] e")
+    model, original = load_both(before)
+    assert apply(model, STANDARD).modified
+    assert [node.op_type for node in model.graph] == ["Where", "Exp", "Attention"]
+    assert_close(model, original)
+
+
 def test_result_may_be_of_another_shape() -> None:
     text = graph(PLAIN).replace("float[B, S, 8] z", "float[R, 8] z")
     before = text.replace("merged = {0, 0, 8}", "merged = {-1, 8, 1}").replace(
