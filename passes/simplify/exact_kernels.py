@@ -87,6 +87,14 @@ def _gather(node: ir.Node, inputs: Sequence[np.ndarray]) -> np.ndarray | None:
     return np.take(data, indices, axis=attribute(node, "axis", 0))  # raises where outside
 
 
+def _range(node: ir.Node, inputs: Sequence[np.ndarray]) -> np.ndarray | None:
+    del node
+    start, limit, delta = inputs
+    if start.dtype.kind != "i" or not delta.item():
+        return None
+    return np.arange(start.item(), limit.item(), delta.item(), start.dtype)
+
+
 def _slice(node: ir.Node, inputs: Sequence[np.ndarray]) -> np.ndarray | None:
     del node
     data, starts, ends, *rest = inputs
@@ -162,6 +170,7 @@ _KERNELS: dict[str, Kernel] = {
     "Neg": _ieee(np.negative),
     "Not": _plain(np.logical_not, "b"),
     "Or": _plain(np.logical_or, "b"),
+    "Range": _range,
     "Slice": _slice,
     "Sqrt": _sqrt,
     "Sub": _ieee(np.subtract),

@@ -17,8 +17,9 @@ Preconditions, per node:
        takes and gives no strings.
     3. It is not an ``Identity`` or a ``Constant`` that is a graph output: a graph output needs
        a node.
-    4. The file does not grow by more than ``max_bytes`` over the whole run. What an operator
-       would produce is bounded before it is computed (``Expand``, ``Tile``, ``Range`` …).
+    4. The file does not grow by more than ``max_bytes`` and ``max_share`` over the whole run;
+       what later rewrites no longer use does not count. What an operator would produce is
+       bounded before it is computed (``Expand``, ``Tile``, ``Range`` …).
     5. onnxruntime can compute it; what it refuses (a division by zero, an index out of range)
        is left for the run.
     6. ``Constant``: the model is of IR version 4 or later; before, every initializer is a
@@ -46,28 +47,17 @@ from graphopt.analysis.constants import attribute, tensor_of
 from graphopt.analysis.facts import Facts
 from graphopt.edit import FREE_INITIALIZERS, Edit, Rewrite
 from graphopt.errors import ExecutionError, PipelineError
-from graphopt.ir_access import is_used, use_count
+from graphopt.ir_access import is_used
 from graphopt.passbase import Context, Promise
 from graphopt.rewrite import Reason, Rule, RulePass
 
 from .exact_kernels import compute
+from .foldable import SMALL_BYTES, Budget, refusal_of
 
 __all__ = ["FoldConstants"]
 
-NEVER = {
-    # Another answer each time.
-    "Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform",
-    "RandomUniformLike",
-    # Would undo a quantization.
-    "DequantizeLinear",
-}  # fmt: skip
-
 RESHAPING = {"Flatten", "Reshape", "Squeeze", "Unsqueeze"}
 INTEGERS = (ir.DataType.INT64, ir.DataType.INT32, ir.DataType.BOOL)
-SMALL_BYTES = 64
-"""A result of this size costs nothing: the node that computed it took as much in the file."""
-MANY_USES = 64
-"""Each user of a constant looks at all the others; beyond this that would take long."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,22 +67,26 @@ class FoldConstants(RulePass):
     Attributes:
         max_bytes: Bytes by which the file may grow. A node whose result is smaller than the
             constants it frees costs nothing.
+        max_share: Share of the bytes of all weights by which it may grow beyond that.
     """
 
     name: ClassVar[str] = "fold-constants"
     promise: ClassVar[Promise] = Promise.EXACT
 
-    max_bytes: int = 1 << 20
+    max_bytes: int = 4096
+    max_share: float = 0.001
 
     def __post_init__(self) -> None:
         """Check the options."""
         if self.max_bytes < 0:
             raise PipelineError("bad-option", f"{self.name}: max-bytes is negative.")
+        if not 0 <= self.max_share < math.inf:
+            raise PipelineError("bad-option", f"{self.name}: max-share is no share.")
 
     def rules(self, context: Context) -> Sequence[Rule]:
         """Return the rules, with the bytes spent in this run."""
         del context
-        folder = _Folder(self.max_bytes)
+        folder = _Folder(Budget(self.max_bytes, self.max_share))
         return [
             Rule("lift-constant", ("Constant",), _lift),
             Rule("fold-integers", (), folder.match_integers),
@@ -121,8 +115,8 @@ def _lift(node: ir.Node, facts: Facts) -> Rewrite | Reason | None:
 class _Folder:
     """Folds nodes while the budget lasts."""
 
-    def __init__(self, max_bytes: int) -> None:
-        self._left = max_bytes
+    def __init__(self, budget: Budget) -> None:
+        self._budget = budget
 
     def match_integers(self, node: ir.Node, facts: Facts) -> Rewrite | Reason | None:
         """Fold integers that follow from shapes; others too, without asking onnxruntime."""
@@ -136,7 +130,7 @@ class _Folder:
             return None
         if any(map(is_used, node.outputs[1:])):
             return None
-        return self._folded(node, [content.astype(kind.numpy())])
+        return self._folded(node, [content.astype(kind.numpy())], facts)
 
     def match(self, node: ir.Node, facts: Facts) -> Rewrite | Reason | None:
         """Fold a node whose inputs are constants."""
@@ -146,14 +140,15 @@ class _Folder:
         # 1.
         if any(t is None for t, v in zip(tensors, node.inputs, strict=True) if v is not None):
             return None
-        if refusal := _refusal(node):
+        if refusal := refusal_of(node):
             return refusal
         if node.op_type == "Identity":
             return lambda edit: edit.supersede(node, node.inputs[0])
         results = _view(node, facts)
         if results is None:
             # 4.
-            bound, allowed = _size_bound(node, facts), self._allowed(node)
+            bound = _size_bound(node, facts)
+            allowed = self._budget.allowed(node, facts.model, bound)
             if bound > allowed:
                 return Reason(f"its result of {bound} bytes would make the file grow too much")
             arrays = [None if tensor is None else tensor.numpy() for tensor in tensors]
@@ -168,80 +163,31 @@ class _Folder:
                 )
             except ExecutionError as error:
                 return Reason(f"onnxruntime cannot compute it: {error.message}")
-        return self._folded(node, results)
+        return self._folded(node, results, facts)
 
-    def _allowed(self, node: ir.Node) -> int:
-        return max(self._left + _freed_bytes(node), SMALL_BYTES)
-
-    def _folded(self, node: ir.Node, results: Sequence[np.ndarray]) -> Rewrite | Reason | None:
-        if refusal := _refusal(node):
+    def _folded(
+        self, node: ir.Node, results: Sequence[np.ndarray], facts: Facts
+    ) -> Rewrite | Reason | None:
+        if refusal := refusal_of(node):
             return refusal
         size = sum(result.nbytes for result in results)
         # 4.
-        if size > self._allowed(node):
+        if size > self._budget.allowed(node, facts.model, size):
             return Reason(f"its result of {size} bytes would make the file grow too much")
 
         def rewrite(edit: Edit) -> None:
-            edit.supersede(
-                node,
-                *(
-                    edit.constant(result, value.name or "folded", near=node)
-                    if is_used(value)
-                    else None
-                    for value, result in zip(node.outputs, results, strict=False)
-                ),
-            )
-            if size > SMALL_BYTES:
-                self._left += _freed_bytes(node) - size
+            self._budget.spend(node, size)
+            news: list[ir.Value | None] = []
+            for value, result in zip(node.outputs, results, strict=False):
+                new = None
+                if is_used(value):
+                    new = edit.constant(result, value.name or "folded", near=node)
+                    if size > SMALL_BYTES:
+                        self._budget.made(new, result.nbytes)
+                news.append(new)
+            edit.supersede(node, *news)
 
         return rewrite
-
-
-def _freed_bytes(node: ir.Node) -> int:
-    """Return the bytes of the initializers that are not needed any more without ``node``.
-
-    One that several nodes use, all of which can be folded, is freed in equal parts; one that
-    many use counts for nothing.
-    """
-    freed = 0
-    for value in dict.fromkeys(node.inputs):
-        if value is None or not value.is_initializer() or value.is_graph_output():
-            continue
-        if value.const_value is None or use_count(value) > MANY_USES:
-            continue
-        users = value.consumers()
-        if all(user is node or _is_foldable(user) for user in users):
-            freed += value.const_value.nbytes // len(users)
-    return freed
-
-
-def _is_foldable(node: ir.Node) -> bool:
-    if _refusal(node) is not None:
-        return False
-    return all(value is None or tensor_of(value) is not None for value in node.inputs)
-
-
-def _refusal(node: ir.Node) -> Reason | None:
-    # 2.
-    if node.domain:
-        return Reason(f"operators of domain {node.domain!r} are not folded")
-    if node.op_type in NEVER:
-        return Reason(f"{node.op_type} is never folded")
-    if node.op_type == "Dropout" and len(node.inputs) > 2:
-        return Reason("a Dropout in training mode gives another answer each time")
-    if any(
-        v is not None and v.dtype == ir.DataType.STRING for v in (*node.inputs, *node.outputs)
-    ):
-        return Reason("strings are not folded")
-    kinds = (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS)
-    if any(attr.type in kinds for attr in node.attributes.values()):
-        return Reason("it holds a subgraph")
-    # 3.
-    if node.op_type == "Identity" and node.outputs[0].is_graph_output():
-        return Reason("it is a graph output")
-    if any(value.is_graph_output() and value.type is None for value in node.outputs):
-        return Reason("the type of a graph output is not known")
-    return None
 
 
 def _view(node: ir.Node, facts: Facts) -> list[np.ndarray] | None:

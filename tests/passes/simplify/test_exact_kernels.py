@@ -51,6 +51,8 @@ CASES: dict[str, tuple[str, list[np.ndarray], dict[str, object]]] = {
         "Slice", [RANDOM, np.array([-1, 99]), np.array([-99, 0]), TWO, np.array([-1, -2])], {},
     ),
     "slice_all_axes": ("Slice", [RANDOM, np.array([-2, 1]), np.array([3, -1])], {}),
+    "range": ("Range", [np.array(3), np.array(-1000), np.array(-2)], {}),
+    "range_of_nothing": ("Range", [np.int32(3), np.int32(3), np.int32(1)], {}),
     "where": ("Where", [TRUTHS, NUMBERS, RANDOM[:1]], {}),
     **{
         f"cast_{source.__name__}_{to.name}": ("Cast", [RANDOM.astype(source) * 9], {"to": to})
@@ -112,6 +114,7 @@ def test_ieee_operations_on_any_bits(seed: int, runtime: Runtime) -> None:
 
 
 REFUSED = {
+    "a_range_of_floats": ("Range", [np.array(0.1), np.array(1.0), np.array(0.1)], {}),
     "nan_in_the_result": ("Sub", [NUMBERS, NUMBERS], {}),
     "half_precision": ("Add", [RANDOM.astype(np.float16)] * 2, {}),
     "many_square_roots": ("Sqrt", [np.abs(RANDOM)], {}),

@@ -7,8 +7,10 @@ import pytest
 from graphopt.passes.simplify.fold_constants import FoldConstants
 from graphs import apply, assert_rewrites, assert_same_answers, assert_unchanged, load
 
+from graphopt import pipeline
 from graphopt.errors import PipelineError
 from graphopt.passbase import Context
+from graphopt.runtime import Runtime
 
 REWRITES = {
     "constants_meet": (
@@ -265,22 +267,43 @@ def test_a_small_file_does_not_unfold(name: str, context: Context) -> None:
     assert any("grow too much" in r or "are allowed" in r for r in reasons), reasons
 
 
+TWO_TABLES = """g (float[N, 100] x, float[M, 101] w) => (float[N, 100] y, float[M, 101] z)
+                <int64[1] n = {100}, int64[1] k = {101}>
+                { a = ConstantOfShape(n)
+                  b = ConstantOfShape(k)
+                  y = Max(x, a)
+                  z = Max(w, b) }"""
+
+
 def test_the_budget_is_for_the_whole_run(context: Context) -> None:
-    text = """g (float[1] x) => (float[1] y) <int64[1] n = {100}, int64[1] k = {101}>
-              { a = ConstantOfShape(n)
-                b = ConstantOfShape(k)
-                c = ReduceSum(a)
-                d = ReduceSum(b)
-                e = Add(c, d)
-                y = Add(x, e) }"""
+    model = load(TWO_TABLES)
+    FoldConstants(max_bytes=450, max_share=0.0).run(model, context)
+    assert [node.op_type for node in model.graph] == ["ConstantOfShape", "Max", "Max"]
+
+
+def test_the_budget_grows_with_the_weights(context: Context) -> None:
+    model = load(TWO_TABLES)  # weights of 16 bytes
+    FoldConstants(max_bytes=0, max_share=404 / 16).run(model, context)
+    assert [node.op_type for node in model.graph] == ["ConstantOfShape", "Max", "Max"]
+
+
+def test_what_is_fused_away_gives_its_bytes_back(context: Context) -> None:
+    weights = "float[32, 1, 1, 1] w = {" + ", ".join(["1.0"] * 32) + "}"
+    text = f"""g (float[N, 1, 4, 4] x) => (float[N, 32, 4, 4] y) <{weights},
+                 float[32] s = {{{", ".join(["1.0"] * 32)}}}, int64[1] n = {{32}},
+                 float one = {{1.0}}, float two = {{2.0}}, float[32, 1, 1, 1] w2 =
+                 {{{", ".join(["1.0"] * 32)}}}>
+              {{ a = Expand(one, n)
+                 c = Conv(x, w)
+                 b = BatchNormalization(c, s, s, s, a)
+                 d = Expand(two, n)
+                 e = Conv <group = 32> (b, w2)
+                 y = BatchNormalization(e, s, s, s, d) }}"""
     model = load(text)
-    FoldConstants(max_bytes=450).run(model, context)
-    assert [node.op_type for node in model.graph] == [
-        "ConstantOfShape",
-        "ReduceSum",
-        "Add",
-        "Add",
-    ]
+    passes = "[fold-constants{max-bytes=130,max-share=0.0},fuse-conv-batchnorm]"
+    (together,) = pipeline.parse(passes)
+    together.run(model, context)
+    assert [node.op_type for node in model.graph] == ["Conv", "Conv"]
 
 
 def test_what_is_freed_pays_for_what_is_added(context: Context) -> None:
@@ -412,3 +435,41 @@ def test_nothing_is_asked_of_onnxruntime_for_shapes() -> None:
 def test_a_negative_budget_is_refused() -> None:
     with pytest.raises(PipelineError, match="max-bytes is negative"):
         FoldConstants(max_bytes=-1)
+
+
+@pytest.mark.parametrize("share", [-0.1, float("nan"), float("inf")])
+def test_a_share_that_is_none_is_refused(share: float) -> None:
+    with pytest.raises(PipelineError, match="max-share"):
+        FoldConstants(max_share=share)
+
+
+def test_nothing_is_asked_of_onnxruntime_for_what_only_moves() -> None:
+    model = load(
+        """g (float[N, 2] x) => (float[N, 2] y) <float[1] a = {2.0}, float[2] b = {3.0, 4.0}>
+           { n = Constant <value = int64[1] {2}> ()
+             e = Expand(a, n)
+             i = Identity(b)
+             c = Div(e, i)
+             r = Sqrt(a)
+             d = Mul(c, r)
+             y = Add(x, d) }"""
+    )
+
+    class NoRuntime(Context):
+        @property
+        def runtime(self) -> Runtime:
+            raise AssertionError
+
+    assert FoldConstants().run(model, NoRuntime()).modified
+    assert [node.op_type for node in model.graph] == ["Add"]
+
+
+def test_an_identity_of_a_weight_is_the_weight(context: Context) -> None:
+    model = load(
+        """g (float[N, 2] x) => (float[N, 2] y, float[N, 2] z) <float[2] a = {1.0, 2.0}>
+           { i = Identity(a)
+             y = Add(x, i)
+             z = Mul(x, a) }"""
+    )
+    assert apply(model, FoldConstants(), context).modified
+    assert list(model.graph.initializers) == ["a"]
