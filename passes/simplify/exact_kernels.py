@@ -92,7 +92,8 @@ def _range(node: ir.Node, inputs: Sequence[np.ndarray]) -> np.ndarray | None:
     start, limit, delta = inputs
     if start.dtype.kind != "i" or not delta.item():
         return None
-    return np.arange(start.item(), limit.item(), delta.item(), start.dtype)
+    items = range(int(start.item()), int(limit.item()), int(delta.item()))
+    return np.array(items, start.dtype)
 
 
 def _slice(node: ir.Node, inputs: Sequence[np.ndarray]) -> np.ndarray | None:
