@@ -23,7 +23,7 @@ __all__ = ["Formula", "Polynomial", "arguments", "formula", "grow", "number", "o
 Polynomial: TypeAlias = Mapping[tuple[int, ...], float]
 """Powers of the atoms -> coefficient: with the atoms (x, e), 0.5 x e is {(1, 1): 0.5}."""
 
-ARITHMETIC = ("Add", "Div", "Mul", "Neg", "Pow", "Sub")
+ARITHMETIC = ("Add", "Div", "Mul", "Neg", "Pow", "Sub", "Sum")
 MAX_DEPTH = 8
 MAX_DEGREE = 4
 MAX_CLIMB = 5
@@ -98,10 +98,11 @@ def formula(
 def _combined(op_type: str, operands: list[Polynomial]) -> Polynomial | None:
     if op_type == "Neg":
         return {powers: -factor for powers, factor in operands[0].items()}
+    if op_type in ("Add", "Sum"):
+        return _sum(term for operand in operands for term in operand.items())
     a, b = operands
-    if op_type in ("Add", "Sub"):
-        sign = -1.0 if op_type == "Sub" else 1.0
-        return _sum([*a.items(), *((powers, sign * factor) for powers, factor in b.items())])
+    if op_type == "Sub":
+        return _sum([*a.items(), *((powers, -factor) for powers, factor in b.items())])
     if op_type == "Mul":
         return _product(a, b)
     by = _constant(b)

@@ -44,6 +44,7 @@ from .linear_layers import layer_of
 __all__ = ["FuseConvBatchNorm"]
 
 EPSILON = 1e-5  # default of the operator
+LAYERS = ("Conv", "ConvTranspose", "Gemm")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,7 +66,7 @@ def _match(norm: ir.Node, facts: Facts) -> Rewrite | Reason | None:
     layer = layer_of(y.producer() if y is not None else None)
     if isinstance(layer, Reason):
         return layer
-    if y is None or layer is None or not layer.takes_shift:
+    if y is None or layer is None or layer.node.op_type not in LAYERS:
         return Reason("its input does not come from a Conv, ConvTranspose or Gemm")
     # 1.
     inference = not attribute(norm, "training_mode", 0) and attribute(norm, "spatial", 1) == 1

@@ -13,7 +13,8 @@ Before -> after::
     z = Mul(t, 0.125)                ->     z = t
 
 ``Mul``, ``Div``, ``Add`` and ``Sub`` with the layer on either side (``Div``: as the dividend)
-after ``Conv``, ``ConvTranspose``, ``Gemm`` and ``MatMul`` (``Mul`` and ``Div`` only).
+after ``Conv``, ``ConvTranspose``, ``Gemm``, ``LayerNormalization`` along the last axis and
+``MatMul`` (``Mul`` and ``Div`` only).
 
 Preconditions, per match:
     1. The other operand is a constant of the type of the weight and has one element, or one a

@@ -24,7 +24,9 @@ FLOATS = (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.DOUBLE)
 
 @dataclasses.dataclass(frozen=True)
 class Layer:
-    """A ``Conv``, ``ConvTranspose``, ``Gemm`` or ``MatMul`` with constant weights.
+    """A ``Conv``, ``ConvTranspose``, ``Gemm``, ``MatMul`` or ``LayerNormalization``.
+
+    Its weights are constants; the weight of a normalization is its scale.
 
     Attributes:
         node: The node.
@@ -122,6 +124,8 @@ def layer_of(node: ir.Node | None) -> Layer | Reason | None:
         return Reason(f"weights of type {weight.dtype} are not changed")
     if node.op_type == "MatMul" and len(weight.shape) < 2:
         return Reason("the weight of the MatMul is a vector")
+    if node.op_type == "LayerNormalization" and not _is_along_channels(node, weight):
+        return Reason("the normalization is along more than the last axis, or is used itself")
     channels, axis = _SHAPES[node.op_type](node, tuple(weight.shape.numpy()))
     bias = node.inputs[2] if len(node.inputs) > 2 else None
     tensor = tensor_of(bias)
@@ -155,10 +159,22 @@ def _matmul(node: ir.Node, shape: tuple[int, ...]) -> tuple[int, int]:
     return shape[-1], -1
 
 
+def _normalization(node: ir.Node, shape: tuple[int, ...]) -> tuple[int, int]:
+    del node
+    return shape[0], -1
+
+
+def _is_along_channels(norm: ir.Node, scale: ir.TensorProtocol) -> bool:
+    """Whether ``norm`` has a scale a channel, and nothing uses its mean and deviation."""
+    used = any(value.uses() or value.is_graph_output() for value in norm.outputs[1:])
+    return len(scale.shape) == 1 and attribute(norm, "axis", -1) == -1 and not used
+
+
 _SHAPES: dict[str, Callable[[ir.Node, tuple[int, ...]], tuple[int, int]]] = {
     "Conv": _conv,
     "ConvTranspose": _conv_transpose,
     "Gemm": _gemm,
+    "LayerNormalization": _normalization,
     "MatMul": _matmul,
 }
 

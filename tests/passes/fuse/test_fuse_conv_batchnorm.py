@@ -126,6 +126,14 @@ NO_REWRITES = {
         CONV.replace("(float[N, 2, 6, 5] x", "(float[N, 2, 6, 5] x, float[4] v"),
         "not constant",
     ),
+    "a_normalization_whose_channels_are_others": (
+        """g (float[N, 2, 2] x) => (float[N, 2, 2] z) <float[2] s = {1.5, 0.5},
+           float[2] b = {0.0, 1.0}, float[2] m = {2.0, 0.25}, float[2] v = {1.0, 2.0},
+           float[2] w = {1.25, 3.0}>
+           { y = LayerNormalization(x, w)
+             z = BatchNormalization(y, s, b, m, v) }""",
+        "does not come from",
+    ),
     "no_layer": (
         CONV.replace("y = Conv(x, w, c)", "h = Conv(x, w, c)\n y = Relu(h)"),
         "does not come from",

@@ -30,6 +30,8 @@ TANH_FORMS = {
         w = Mul(f, k) t = Tanh(w) p = Add(t, o) z = Mul(m, p)""",
     "factored": """b = Mul(x, x) e = Mul(b, c) f = Add(o, e) y = Mul(x, k) w = Mul(y, f)
         t = Tanh(w) p = Add(o, t) y2 = Mul(x, h) z = Mul(y2, p)""",
+    "as_onnx_defines_it": """d = Pow(x, three) e = Mul(c, d) f = Sum(x, e) w = Mul(k, f)
+        t = Tanh(w) p = Sum(o, t) m = Mul(h, x) z = Mul(m, p)""",
     "multiplied_out": """d = Pow(x, three) e = Mul(d, ck) y = Mul(x, k) w = Add(y, e)
         t = Tanh(w) p = Add(o, t) y2 = Mul(x, h) z = Mul(y2, p)""",
 }

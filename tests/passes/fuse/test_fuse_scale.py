@@ -61,6 +61,16 @@ FUSED = {
            z = Div(y, s)""",
         ["MatMul", "Add", "Reshape"],
     ),
+    "normalization": (
+        TOKENS.replace("3]", "4]"),
+        "y = LayerNormalization(x, v, c)\n q = Mul(y, row)\n z = Add(q, row)",
+        ["LayerNormalization"],
+    ),
+    "normalization_without_bias": (
+        TOKENS.replace("3]", "4]"),
+        "y = LayerNormalization <epsilon=0.1> (x, v)\n z = Sub(row, y)",
+        ["LayerNormalization"],
+    ),
     "of_the_biased_layer": (
         TOKENS,
         "m = MatMul(x, g)\n y = Add(m, v)\n z = Mul(y, s)",
@@ -115,6 +125,16 @@ REFUSED = {
         "y = Conv(x, w)\n q = Mul(y, s)\n r = Conv(x, w)\n z = Add(q, r)",
         "another node uses",
     ),
+    "a_normalization_along_two_axes": (
+        "float[N, 4, 4] x",
+        "y = LayerNormalization <axis=1> (x, square)\n z = Mul(y, s)",
+        "more than the last axis",
+    ),
+    "a_normalization_whose_mean_is_used": (
+        TOKENS.replace("3]", "4]"),
+        "y, m = LayerNormalization(x, v)\n q = Mul(y, s)\n z = Add(q, m)",
+        "is used itself",
+    ),
     "the_layer_as_divisor": (IMAGE, "y = Conv(x, w)\n z = Div(s, y)", None),
     "a_bias_for_a_matmul": (TOKENS, "y = MatMul(x, g)\n z = Add(y, v)", "takes no bias"),
     "division_by_zero": (IMAGE, "y = Conv(x, w)\n z = Div(y, zero)", "infinite"),
@@ -144,6 +164,7 @@ def test_leaves_unchanged(name: str) -> None:
     text = graph(inputs, lines).replace(
         "<float[4, 2",
         f"<float[2] pair = {{1.0, 2.0}}, float[4, 2, 3, 1] wide = {numbers(24, 3)},"
+        f"float[4, 4] square = {numbers(16, 3)},"
         " float[4, 2",
         1,
     )
