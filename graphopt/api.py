@@ -321,8 +321,6 @@ class _Work:
                 self._write_provenance(model, context.ledger, passes)
             stage.write(model)
             comparison = self._compare(stage.path, promise_of(passes))
-            if write:
-                require_valid(comparison)
             latency = self._latency(stage.path, EFFORT[0]) if comparison.passed else ()
             optional = None if self.options.allow_slower else _without_last_optional(passes)
             slower = optional is not None and self._slower_speedup(stage.path, latency)
@@ -334,10 +332,7 @@ class _Work:
             passes = kept
         files = [stage.path] + ([stage.external_path] if stage.external_path else [])
         after = summarize(model, sum(file.stat().st_size for file in files))
-        saved = stage.commit() if write else None
-        if self.journal is not None and not _is_interrupted(steps):
-            self.journal.unlink(missing_ok=True)
-        return Result(
+        result = Result(
             model,
             self.before,
             after,
@@ -346,7 +341,7 @@ class _Work:
             context.ledger,
             tuple(steps),
             left_out,
-            saved,
+            None,
             context.artifacts,
             tuple(timing.measurements),
             tuple(latencies.measurements) if latencies else (None,) * len(steps),
@@ -358,6 +353,19 @@ class _Work:
                 self.options,
             ),
         )
+        return self._written(result, stage) if write else result
+
+    def _written(self, result: Result, stage: model_io.Stage) -> Result:
+        """Let the result take its place, if it is valid."""
+        try:
+            require_valid(result.comparison)
+        except ValidationError as error:
+            error.result = result
+            raise
+        saved = stage.commit()
+        if self.journal is not None and not _is_interrupted(result.steps):
+            self.journal.unlink(missing_ok=True)
+        return dataclasses.replace(result, saved=saved)
 
     def _transform(
         self, passes: list[Pass], watch: Sequence[Instrument]

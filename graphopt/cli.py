@@ -19,7 +19,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from graphopt.errors import EXIT_DEFECT, EXIT_INVALID, EXIT_USAGE, GraphoptError
+from graphopt.errors import (
+    EXIT_DEFECT,
+    EXIT_INVALID,
+    EXIT_USAGE,
+    GraphoptError,
+    ValidationError,
+)
 
 if TYPE_CHECKING:
     from graphopt.api import Options, Result
@@ -210,18 +216,21 @@ def optimize(model: pathlib.Path, output: pathlib.Path, **given: Any) -> int:
     timing = Timing()
     watch.append(timing)
     with report.progress(words) as progress:
-        result = api.optimize(
-            model,
-            given["passes"],
-            samples=_read_samples(model, given),
-            output=output,
-            options=_options(given),
-            instruments=watch,
-            progress=progress,
-        )
-        if given["report"]:
-            command = shlex.join(["graphopt", *sys.argv[1:]])
-            result.report(given["report"], progress, command)
+        try:
+            result = api.optimize(
+                model,
+                given["passes"],
+                samples=_read_samples(model, given),
+                output=output,
+                options=_options(given),
+                instruments=watch,
+                progress=progress,
+            )
+        except ValidationError as error:
+            # What went wrong is best seen in the report.
+            _write_report(error.result, given["report"], progress)
+            raise
+        _write_report(result, given["report"], progress)
     if given["trace"]:
         timing.write_trace(given["trace"])
     if given["as_json"]:
@@ -231,6 +240,11 @@ def optimize(model: pathlib.Path, output: pathlib.Path, **given: Any) -> int:
         if given["report"]:
             words.print(f"wrote {given['report']}", soft_wrap=True)
     return 0
+
+
+def _write_report(result: Result | None, path: pathlib.Path | None, progress: Any) -> None:
+    if path is not None and result is not None:
+        result.report(path, progress, shlex.join(["graphopt", *sys.argv[1:]]))
 
 
 def _print_result(words: Any, result: Result) -> None:

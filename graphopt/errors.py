@@ -12,7 +12,10 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
+
+if TYPE_CHECKING:
+    from graphopt.api import Result
 
 __all__ = [
     "EXIT_DEFECT",
@@ -113,10 +116,15 @@ class ExecutionError(GraphoptError):
 
 
 class ValidationError(GraphoptError):
-    """The candidate differs from the original by more than was promised."""
+    """The candidate differs from the original by more than was promised.
+
+    Attributes:
+        result: What ``optimize`` made and did not write; ``None`` where there is nothing.
+    """
 
     family = "validation"
     exit_code = EXIT_INVALID
+    result: Result | None = None
 
 
 def nearest(name: str, valid: Iterable[str]) -> str:

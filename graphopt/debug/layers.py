@@ -14,6 +14,7 @@ from typing import TypeAlias
 import numpy as np
 import onnx_ir as ir
 
+from graphopt.debug.matching import other_data
 from graphopt.errors import ExecutionError
 from graphopt.ledger import Ledger
 from graphopt.metrics import Difference, DifferenceMeter, Tolerance
@@ -23,8 +24,9 @@ from graphopt.samples import Feed
 
 __all__ = ["Layer", "Observe", "compare_layers", "match_names", "worst"]
 
-Observe: TypeAlias = Callable[[str, np.ndarray, np.ndarray], None]
-"""Looks at a tensor: its name in the original, its value there and in the candidate."""
+Observe: TypeAlias = Callable[[str, object, object], None]
+"""Looks at what onnxruntime returned for a value of both models, an array as a rule: its name
+in the original, the value there and in the candidate."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,15 +78,19 @@ def match_names(
     """Return tensor of the original -> tensor of the candidate, in the order of computation.
 
     Tensors are those that nodes of the main graph compute. One that a rewrite replaced is
-    followed through the ledger; without one, equal names are taken for equal tensors.
+    followed through the ledger, and one that holds other data now is left out; without a
+    ledger equal names are taken for equal tensors.
     """
     there = {value.name for node in candidate.graph for value in node.outputs if value.name}
     moved: dict[str, str] = {}
     for entry in ledger.applied() if ledger is not None else ():
         moved |= entry.values_replaced
+    other = other_data(original.graph, ledger) if ledger is not None else set()
     matched = {}
     for node in original.graph:
         for value in node.outputs:
+            if value.name in other:
+                continue
             # The last name on the way that is still there carries the data: of a tensor that
             # was quantized, that is the dequantized one and not the one that kept its name.
             found, name, seen = "", value.name or "", set[str]()
@@ -211,8 +217,7 @@ def _compare(
                 want, got = left.run(feed), right.run(feed)
                 for name, meter in meters.items():
                     meter.add(index, want[name], got[names[name]])
-                    if meter.is_tensor:
-                        observe(name, want[name], got[names[name]])
+                    observe(name, want[name], got[names[name]])
     except ExecutionError as error:
         if len(portion) == 1:
             (name,) = portion
@@ -235,11 +240,6 @@ class _Meter:
         self._meter = DifferenceMeter(tolerance)
         self._ranges: list[tuple[float, float] | None] = [None, None]
         self._fault = ""
-
-    @property
-    def is_tensor(self) -> bool:
-        """Whether all that was added are tensors that can be compared."""
-        return not self._fault
 
     def add(self, sample: int, want: object, got: object) -> None:
         if not (isinstance(want, np.ndarray) and isinstance(got, np.ndarray)):

@@ -91,7 +91,7 @@ class Page:
         return [entry["message"] for entry in self.driver.get_log("browser")]
 
     def requests(self) -> list[str]:
-        """Return the addresses that were asked for since the last call."""
+        """Return what pages from files have asked for since the last call."""
         events = [
             json.loads(one["message"])["message"] for one in self.driver.get_log("performance")
         ]
@@ -99,6 +99,7 @@ class Page:
             event["params"]["request"]["url"]
             for event in events
             if event["method"] == "Network.requestWillBeSent"
+            and event["params"]["documentURL"].startswith("file:")
         ]
 
 

@@ -14,7 +14,7 @@ from small_network import NETWORK
 import graphopt
 from graphopt.api import Options, Result
 from graphopt.cli import main
-from graphopt.errors import OutputError
+from graphopt.errors import EXIT_INVALID, OutputError
 from graphopt.report.html.distributions import bins_of_tensor
 from graphopt.report.html.render import ASSETS
 
@@ -98,6 +98,22 @@ def test_the_command_line_writes_it(page, tmp_path: pathlib.Path) -> None:
     facts = page.texts(".facts dt")
     for label in ("command", "pipeline", "seed", "onnxruntime", "samples"):
         assert label in facts
+
+
+def test_a_run_that_fails_is_reported_too(page, tmp_path: pathlib.Path) -> None:
+    model, output, path = (tmp_path / name for name in ("m.onnx", "o.onnx", "r.html"))
+    onnx.save(ir.to_proto(network(NETWORK)), model)
+
+    words = f"optimize {model} -o {output} --report {path} --passes quantize-dynamic"
+    words = [*words.split(), "--no-measure", "--target", "1.0"]
+    done = click.testing.CliRunner().invoke(main, words)
+
+    assert done.exit_code == EXIT_INVALID
+    assert not output.exists()
+    page.open(path)
+    assert page.texts(".verdict.bad") != []
+    assert "cosine" in page.texts(".note")[0]
+    assert page.texts("#layer-table tbody tr")
 
 
 def test_nothing_of_a_weight_but_its_distribution_is_in_it(result, tmp_path) -> None:

@@ -3,27 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, TypeAlias
+from typing import Any
+
+from .graph_rows import GraphContent
 
 __all__ = [
     "Bins",
     "Card",
     "Content",
     "Fact",
-    "GraphContent",
     "LayerRow",
-    "NodeRow",
     "OutputRow",
     "RewriteRow",
     "SearchPoint",
     "SkipRow",
     "StepPart",
     "StepRow",
-    "ValueRow",
 ]
-
-State: TypeAlias = str
-"""``kept``, ``changed``, ``removed`` or ``new``."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,22 +86,22 @@ class StepRow:
 
 @dataclasses.dataclass(frozen=True)
 class SearchPoint:
-    """One choice that a search looked at.
+    """One choice of a search that no other beats.
 
     Attributes:
         name: The choice in words.
-        quality: Share of the original's quality, or decibels.
+        quality: By the metric, on samples that were held out.
+        proven: What of that the number of samples shows.
         speedup: How many times faster than the original; ``None``: not measured.
         size_bytes: Size of its weights.
-        on_front: Whether no other choice beats it.
         is_best: Whether it was taken.
     """
 
     name: str
-    quality: float | None
+    quality: float
+    proven: float
     speedup: float | None
     size_bytes: int
-    on_front: bool
     is_best: bool
 
 
@@ -157,13 +153,16 @@ class LayerRow:
         error_db: Signal-to-noise ratio of its output in the result; ``None``: not measured.
             Infinite ones are given as ``EQUAL_DB``.
         added: Noise that this layer adds: energy over that of its output; ``None`` as before.
-        kept, channels: Output channels after and before.
+        sensitivity_db: Signal-to-noise ratio of its product in integer, as a search estimated
+            it; ``None`` without one.
+        kept, channels: Output channels after and before; ``None``: not known.
         macs, macs_after: Multiply-accumulate operations, symbolic dimensions 1.
         size_bytes, size_after: Bytes of the weight.
         reason: Why it was left as it was; empty where it was not.
         rewrites: Numbers of the rewrites that touched it.
         weights, weights_after: Distribution of the weight.
         outputs, outputs_after: Distribution of what it computes.
+        fault: Why ``error_db`` could not be measured.
     """
 
     name: str
@@ -174,8 +173,9 @@ class LayerRow:
     precision: str
     error_db: float | None
     added: float | None
+    sensitivity_db: float | None
     kept: int | None
-    channels: int
+    channels: int | None
     macs: int | None
     macs_after: int | None
     size_bytes: int
@@ -186,51 +186,7 @@ class LayerRow:
     weights_after: Bins | None = None
     outputs: Bins | None = None
     outputs_after: Bins | None = None
-
-
-@dataclasses.dataclass(frozen=True)
-class ValueRow:
-    """A tensor: its name, its type in words; ``computed``, ``weight`` or ``input``."""
-
-    name: str
-    type: str
-    kind: str
-
-
-@dataclasses.dataclass(frozen=True)
-class NodeRow:
-    """A node of a graph.
-
-    Attributes:
-        name: Its name; empty where it has none.
-        op_type: Its operator, with the domain if that is not the standard one.
-        inputs, outputs: Indices of tensors; -1 for an omitted one.
-        attributes: In words.
-        state: What became of it, or where it came from.
-        rewrites: Numbers of the rewrites that touched it.
-        where: The subgraph or function it is in; empty for the main graph.
-        inner: Tensors that subgraphs below it return.
-    """
-
-    name: str
-    op_type: str
-    inputs: tuple[int, ...]
-    outputs: tuple[int, ...]
-    attributes: str
-    state: State
-    rewrites: tuple[int, ...]
-    where: str
-    inner: tuple[int, ...]
-
-
-@dataclasses.dataclass(frozen=True)
-class GraphContent:
-    """A model as nodes and tensors; graph inputs and outputs are indices of tensors."""
-
-    nodes: tuple[NodeRow, ...]
-    values: tuple[ValueRow, ...]
-    inputs: tuple[int, ...]
-    outputs: tuple[int, ...]
+    fault: str = ""
 
 
 @dataclasses.dataclass(frozen=True)

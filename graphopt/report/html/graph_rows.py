@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
+from typing import TypeAlias
 
 import onnx
 import onnx_ir as ir
@@ -12,15 +14,72 @@ from graphopt.analysis.facts import tensor_of
 from graphopt.debug.explain import account
 from graphopt.ledger import Ledger
 
-from .content import GraphContent, NodeRow, ValueRow
 from .touches import Touches
 
-__all__ = ["Shapes", "graph_rows", "inferred", "states"]
+__all__ = [
+    "GraphContent",
+    "NodeRow",
+    "Shapes",
+    "State",
+    "ValueRow",
+    "graph_rows",
+    "inferred",
+    "states",
+]
 
 Shapes = dict[ir.Value, ir.Shape | None]
 
 _LONGEST = 160
 """Characters of an attribute that are shown; long ones are lists of numbers."""
+
+
+State: TypeAlias = str
+"""``kept``, ``changed``, ``removed`` or ``new``."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ValueRow:
+    """A tensor: its name, its type in words; ``computed``, ``weight`` or ``input``."""
+
+    name: str
+    type: str
+    kind: str
+
+
+@dataclasses.dataclass(frozen=True)
+class NodeRow:
+    """A node of a graph.
+
+    Attributes:
+        name: Its name; empty where it has none.
+        op_type: Its operator, with the domain if that is not the standard one.
+        inputs, outputs: Indices of tensors; -1 for an omitted one.
+        attributes: In words.
+        state: What became of it, or where it came from.
+        rewrites: Numbers of the rewrites that touched it.
+        where: The subgraph or function it is in; empty for the main graph.
+        inner: Tensors that subgraphs below it return.
+    """
+
+    name: str
+    op_type: str
+    inputs: tuple[int, ...]
+    outputs: tuple[int, ...]
+    attributes: str
+    state: State
+    rewrites: tuple[int, ...]
+    where: str
+    inner: tuple[int, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class GraphContent:
+    """A model as nodes and tensors; graph inputs and outputs are indices of tensors."""
+
+    nodes: tuple[NodeRow, ...]
+    values: tuple[ValueRow, ...]
+    inputs: tuple[int, ...]
+    outputs: tuple[int, ...]
 
 
 def inferred(model: ir.Model) -> Shapes:

@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeGuard
 
 import numpy as np
 import onnx_ir as ir
 
 from graphopt.analysis.cost import macs_of
-from graphopt.analysis.facts import attribute, tensor_of
 from graphopt.answers import first_feeds, tolerance_for
 from graphopt.calibration.statistics import TensorStatistics
 from graphopt.debug.layers import Layer, compare_layers, match_names
 from graphopt.errors import ExecutionError
+from graphopt.report.search import Precision, SearchReport
 
 from .content import Bins, LayerRow
 from .distributions import bins_of_statistics, bins_of_tensor
 from .follow import Follower
 from .graph_rows import Shapes
 from .touches import Touches
+from .weighted import Weighted, dims_of, weighted
 
 if TYPE_CHECKING:
     from graphopt.api import Result
@@ -39,24 +39,6 @@ _FEEDS = 2
 _FUSED = 6
 """Nodes that may be fused into a layer: normalization, scales, activation."""
 
-_CHANNELS = {"Conv": 0, "ConvTranspose": 1, "Gather": 0}
-_FORWARD = ("Transpose", "Identity", "Cast", "DequantizeLinear", "Reshape", "Dropout")
-"""What may stand between an operator and its weight."""
-
-
-@dataclasses.dataclass(frozen=True)
-class _Weighted:
-    """An operator of the original, its weight, and the axis of its output channels."""
-
-    node: ir.Node
-    weight: ir.Value
-    tensor: ir.TensorProtocol
-    axis: int
-
-    @property
-    def label(self) -> str:
-        return self.node.name or self.node.outputs[0].name or ""
-
 
 def layer_rows(
     result: Result,
@@ -67,81 +49,51 @@ def layer_rows(
 ) -> tuple[LayerRow, ...]:
     """Return one row for each operator of the main graph that has a weight."""
     original = result.origin.model
-    layers = [layer for node in original.graph if (layer := _layer(node)) is not None]
+    layers = [layer for node in original.graph if (layer := weighted(node)) is not None]
     measured, seen = _measure(result, layers, runtime, progress)
     follower = Follower(result.ledger, result.model)
-    reasons = _reasons(result)
+    reasons, searched = _reasons(result), _searched(result)
     rows = []
     for layer in layers:
         output, weight = layer.node.outputs[0].name or "", layer.weight.name or ""
         node = follower.node(layer.node)
-        after = None if node is None else _layer(node)
+        after = None if node is None else weighted(node)
         new = None if after is None else after.tensor
-        same_rank = new is not None and len(new.shape) == len(layer.tensor.shape)
-        found = measured.get(output)
+        same = new is layer.tensor
+        found, known = measured.get(output), searched.get(layer.label)
+        was, now = seen.get(output, (None, None))
         rows.append(
             LayerRow(
-                layer.label,
-                layer.node.op_type,
-                weight,
-                _dims(layer.tensor),
-                None if new is None else _dims(new),
-                "" if new is None else new.dtype.name.lower(),
-                None if found is None else _decibels(found),
-                None if found is None or found.difference is None else found.added_noise,
-                _dims(new)[layer.axis] if new is not None and same_rank else None,
-                _dims(layer.tensor)[layer.axis],
-                macs_of(layer.node, {}, shape_of[0]),
-                None if node is None else macs_of(node, {}, shape_of[1]),
-                layer.tensor.nbytes,
-                0 if new is None else new.nbytes,
-                reasons.get(layer.label) or reasons.get(output) or reasons.get(weight) or "",
-                touches.numbers([layer.node.name or "", output, weight]),
-                bins_of_tensor(layer.tensor),
-                None if new is None or new is layer.tensor else bins_of_tensor(new),
-                *seen.get(output, (None, None)),
+                name=layer.label,
+                op_type=layer.node.op_type,
+                weight=weight,
+                shape=dims_of(layer.tensor),
+                shape_after=None if new is None else dims_of(new),
+                precision="" if new is None else new.dtype.name.lower(),
+                error_db=None if found is None else _decibels(found),
+                added=None if found is None or found.fault else found.added_noise,
+                sensitivity_db=known.kept_db if known is not None else None,
+                kept=None if after is None else after.channels,
+                channels=layer.channels,
+                macs=macs_of(layer.node, {}, shape_of[0]),
+                macs_after=None if node is None else macs_of(node, {}, shape_of[1]),
+                size_bytes=layer.tensor.nbytes,
+                size_after=0 if new is None else new.nbytes,
+                reason=next(filter(None, map(reasons.get, (layer.label, output, weight))), ""),
+                rewrites=touches.numbers([layer.node.name or "", output, weight]),
+                weights=bins_of_tensor(layer.tensor),
+                weights_after=None if new is None or same else bins_of_tensor(new),
+                outputs=was,
+                outputs_after=now,
+                fault=found.fault if found is not None else "",
             )
         )
     return tuple(rows)
 
 
-def _layer(node: ir.Node) -> _Weighted | None:
-    """Return the node as a layer, with its largest weight; ``None`` if it has none."""
-    best: _Weighted | None = None
-    if node.op_type in (*_FORWARD, "Constant") or not node.outputs:
-        return best
-    for value in node.inputs:
-        found = _weight(value)
-        if found is None or len(found[1].shape) < 2 or found[1].dtype.is_string():
-            continue
-        if best is None or found[1].size > best.tensor.size:
-            best = _Weighted(node, *found, _axis(node, len(found[1].shape)))
-    return best
-
-
-def _weight(value: ir.Value | None) -> tuple[ir.Value, ir.TensorProtocol] | None:
-    for _ in range(4):
-        if value is None:
-            return None
-        tensor = tensor_of(value)
-        if tensor is not None:
-            return value, tensor
-        producer = value.producer()
-        if producer is None or producer.op_type not in _FORWARD or not producer.inputs:
-            return None
-        value = producer.inputs[0]
-    return None
-
-
-def _axis(node: ir.Node, rank: int) -> int:
-    if node.op_type == "Gemm":
-        return 0 if attribute(node, "transB", 0) else 1
-    return _CHANNELS.get(node.op_type, rank - 1)
-
-
 def _measure(
     result: Result,
-    layers: Sequence[_Weighted],
+    layers: Sequence[Weighted],
     runtime: Runtime,
     progress: Progress | None,
 ) -> tuple[dict[str, Layer], dict[str, tuple[Bins | None, Bins | None]]]:
@@ -162,8 +114,8 @@ def _measure(
     watched: dict[str, tuple[TensorStatistics, TensorStatistics]] = {}
     seen: dict[str, tuple[Bins | None, Bins | None]] = {}
 
-    def observe(name: str, want: np.ndarray, got: np.ndarray) -> None:
-        if want.dtype.kind == "f" and got.dtype.kind == "f":
+    def observe(name: str, want: object, got: object) -> None:
+        if _is_float(want) and _is_float(got):
             both = watched.setdefault(name, (TensorStatistics(), TensorStatistics()))
             both[0].update(want)
             both[1].update(got)
@@ -206,11 +158,15 @@ def _next_matched(node: ir.Node, matched: Mapping[str, str]) -> str:
         value = node.outputs[0]
         if value.name in matched:
             return value.name or ""
-        users = {user for user, _ in value.uses()}
+        users = {user for user, _ in value.uses() if user.op_type != "Shape"}
         if len(users) != 1:
             break
         (node,) = users
     return ""
+
+
+def _is_float(value: object) -> TypeGuard[np.ndarray]:
+    return isinstance(value, np.ndarray) and value.dtype.kind == "f"
 
 
 def _decibels(layer: Layer) -> float | None:
@@ -219,21 +175,31 @@ def _decibels(layer: Layer) -> float | None:
     return max(-EQUAL_DB, min(EQUAL_DB, layer.difference.sqnr_db))
 
 
-def _dims(tensor: ir.TensorProtocol) -> tuple[int, ...]:
-    return tuple(int(dim) for dim in tensor.shape.numpy())
-
-
 def _reasons(result: Result) -> Mapping[str, str]:
     """Return name of a node, an output or a weight -> why it was left as it was."""
     reasons: dict[str, str] = {}
     for skip in result.ledger.skips:
         if skip.pass_name.startswith(("quantize", "prune", "gptq", "smooth")):
-            text = reasons.get(skip.anchor)
-            reasons[skip.anchor] = f"{text}; {skip.reason}" if text else skip.reason
+            text = f"{skip.pass_name}: {skip.reason}"
+            earlier = reasons.get(skip.anchor)
+            reasons[skip.anchor] = f"{earlier}; {text}" if earlier else text
     for step in result.steps:
         plan = step.result.details.get("plan")
         groups = plan.get("groups", ()) if isinstance(plan, Mapping) else ()
         for group in groups:
             for weight in group.get("weights", ()) if group.get("reason") else ():
-                reasons.setdefault(str(weight), str(group["reason"]))
+                reasons.setdefault(str(weight), f"{step.pass_.name}: {group['reason']}")
+    for name, found in _searched(result).items():
+        if found.precision == "float" and found.reason:
+            reasons[name] = found.reason
     return reasons
+
+
+def _searched(result: Result) -> dict[str, Precision]:
+    """Return what a search for precisions knows of each operator."""
+    return {
+        found.operator: found
+        for report in result.artifacts.values()
+        if isinstance(report, SearchReport)
+        for found in report.operators
+    }

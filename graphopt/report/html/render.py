@@ -13,7 +13,8 @@ import markupsafe
 
 from graphopt.report.console import size
 
-from .content import Content, GraphContent, RewriteRow
+from .content import Content, RewriteRow
+from .graph_rows import GraphContent
 
 __all__ = ["render"]
 

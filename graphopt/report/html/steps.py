@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import collections
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from graphopt.report.search import Candidate, SearchReport
 from graphopt.rewrite import Fixpoint
 
 from .content import SearchPoint, StepPart, StepRow
@@ -82,35 +82,27 @@ def _parts(step: Step, result: Result) -> list[StepPart]:
 
 
 def search_points(result: Result) -> tuple[tuple[SearchPoint, ...], dict[str, Any]]:
-    """Return what searches for a trade-off have looked at: anything that left a front."""
-    for step in result.steps:
-        details = step.result.details
-        if isinstance(details.get("front"), (list, tuple)):
-            return tuple(_points(details)), {
-                "pass": step.label,
-                "metric": getattr(step.pass_, "metric", "quality"),
-                "target": getattr(step.pass_, "target", None),
-                "complete": bool(details.get("is_complete", True)),
+    """Return the choices of a search that no other beats, and what is known about it."""
+    for name, found in result.artifacts.items():
+        if isinstance(found, SearchReport):
+            return tuple(_point(one, found) for one in found.front), {
+                "pass": name,
+                "metric": found.metric,
+                "target": found.target,
+                "evaluations": found.evaluations,
+                "held_out": found.held_out_samples,
+                "notes": found.notes,
             }
     return (), {}
 
 
-def _points(details: Mapping[str, Any]) -> list[SearchPoint]:
-    front, best = list(details["front"]), details.get("best")
-    every = details.get("evaluations")
-    others = list(every) if isinstance(every, (list, tuple)) else []
-    found = []
-    for one in [*front, *(other for other in others if other not in front)]:
-        kept = len(one.get("kept", ()))
-        name = str(one.get("scheme") or one.get("name") or "choice")
-        found.append(
-            SearchPoint(
-                f"{name}, {kept} in float" if kept else name,
-                one.get("quality"),
-                one.get("speedup"),
-                int(one.get("size_bytes") or 0),
-                one in front,
-                one == best,
-            )
-        )
-    return found
+def _point(candidate: Candidate, report: SearchReport) -> SearchPoint:
+    kept = len(candidate.kept)
+    return SearchPoint(
+        f"{candidate.scheme}, {kept} in float" if kept else candidate.scheme,
+        candidate.quality,
+        candidate.proven,
+        candidate.speedup,
+        candidate.size_bytes,
+        candidate == report.best,
+    )

@@ -88,13 +88,13 @@ function waterfall(place, start, steps, name, width) {
 
 function paretoChart(place, points, about, width) {
   const known = points.filter((one) => one.quality !== null && one.speedup !== null);
-  const front = known.filter((one) => one.on_front).sort((a, b) => a.speedup - b.speedup);
+  const front = [...known].sort((a, b) => a.speedup - b.speedup);
   const chart = Plot.plot({
-    width: width - 2, height: Math.min(340, 200 + width / 5), marginLeft: 58, marginBottom: 40, marginTop: 24, marginRight: 30,
+    width: width - 2, height: Math.min(340, 200 + width / 5), marginLeft: 58, marginBottom: 46, marginTop: 24, marginRight: 30,
     style: { background: "none", fontSize: "12px" },
     ariaLabel: `Quality against speed: ${front.map((one) => `${one.name} ${one.speedup.toFixed(2)} times as fast, ${figureText(one.quality)}`).join("; ")}`,
-    x: { label: "times as fast as the original →", labelAnchor: "right", grid: true, nice: true, ticks: Math.floor(width / 90) },
-    y: { label: `↑ ${about.metric}`, grid: true, nice: true, ticks: 6 },
+    x: { label: "times as fast as the original →", labelAnchor: "right", grid: true, nice: true, inset: 14, ticks: Math.floor(width / 90) },
+    y: { label: `↑ ${about.metric}`, grid: true, nice: true, ticks: 6, inset: 8 },
     r: { range: [3, 10] },
     marks: [
       about.target === null ? null : Plot.ruleY([about.target], { stroke: "var(--bad)", strokeDasharray: "4 3" }),
@@ -102,7 +102,7 @@ function paretoChart(place, points, about, width) {
       Plot.lineY(front, { x: "speedup", y: "quality", stroke: "var(--accent)", strokeOpacity: 0.6 }),
       Plot.dot(known, {
         x: "speedup", y: "quality", r: "size_bytes", stroke: "var(--accent)",
-        fill: (one) => (one.is_best ? "var(--accent)" : "var(--card)"), strokeOpacity: (one) => (one.on_front ? 1 : 0.35),
+        fill: (one) => (one.is_best ? "var(--accent)" : "var(--card)"),
         title: (one) => `${one.name}\n${about.metric} ${figureText(one.quality)}\n${one.speedup.toFixed(2)}×\n${sizeText(one.size_bytes)}`,
       }),
       Plot.text(known.filter((one) => one.is_best), { x: "speedup", y: "quality", text: () => "taken", dy: -14, fill: "var(--ink)", fontWeight: 600 }),

@@ -41,16 +41,17 @@
     drawInto(byId("front"), (width) => paretoChart(byId("front"), data.search, data.searchAbout, Math.max(240, width - 20)));
     new DataTable(byId("front-table"), data.search, [
       { label: "Choice", value: (row) => row.name + (row.is_best ? " (taken)" : ""), name: true },
-      { label: data.searchAbout.metric, value: (row) => row.quality, text: (row) => figureText(row.quality), number: true },
+      { label: data.searchAbout.metric, value: (row) => row.quality, text: (row) => row.quality.toFixed(5), number: true },
+      { label: "shown", value: (row) => row.proven, text: (row) => row.proven.toFixed(5), number: true },
       { label: "Times as fast", value: (row) => row.speedup, text: (row) => row.speedup === null ? "–" : `${row.speedup.toFixed(2)}×`, number: true },
       { label: "Weights", value: (row) => row.size_bytes, text: (row) => sizeText(row.size_bytes), number: true },
-      { label: "On the front", value: (row) => (row.on_front ? "yes" : "no"), filter: true },
-    ], { label: "Choices" });
+    ], { label: "Choices", plain: data.search.length < 10 });
   }
 
   function layers() {
     if (!data.layers.length) return;
-    const percent = (kept, all) => (kept === null || kept === all ? "all" : `${kept} of ${all}`);
+    const percent = (kept, all) => all === null ? "–" : kept === null || kept === all ? "all" : `${kept} of ${all}`;
+    const searched = data.layers.some((row) => row.sensitivity_db !== null);
     const changedSize = (row) => (row.size_after === row.size_bytes ? sizeText(row.size_bytes) : `${sizeText(row.size_bytes)} → ${sizeText(row.size_after)}`);
     const table = new DataTable(byId("layer-table"), data.layers, [
       { label: "Layer", value: (row) => row.name, text: layerName, name: true },
@@ -58,7 +59,8 @@
       { label: "Precision", value: (row) => row.precision || "gone", filter: true },
       { label: "Error", value: (row) => row.error_db, text: (row) => decibelText(row.error_db), number: true },
       { label: "Adds", value: (row) => row.added, text: (row) => (row.added ? `${Number((100 * row.added).toPrecision(2))} %` : row.added === null ? "–" : "0"), number: true },
-      { label: "Channels", value: (row) => (row.kept === null ? 1 : row.kept / row.channels), text: (row) => percent(row.kept, row.channels), number: true },
+      ...(searched ? [{ label: "Alone", value: (row) => row.sensitivity_db, text: (row) => decibelText(row.sensitivity_db), number: true }] : []),
+      { label: "Channels", value: (row) => (row.kept === null || row.channels === null ? 1 : row.kept / row.channels), text: (row) => percent(row.kept, row.channels), number: true },
       { label: "MACs", value: (row) => row.macs, text: (row) => (row.macs_after === null || row.macs_after === row.macs ? countText(row.macs) : `${countText(row.macs)} → ${countText(row.macs_after)}`), number: true },
       { label: "Weight", value: (row) => row.size_bytes, text: changedSize, number: true },
       { label: "Left because", value: (row) => row.reason, filter: true, hidden: true },
@@ -89,8 +91,9 @@
       element("dl", { class: "facts" },
         element("dt", {}, "weight"), element("dd", { class: "mono" }, short(row.weight, 200)),
         element("dt", {}, "shape"), element("dd", {}, same ? shape(row.shape) : `${shape(row.shape)} → ${shape(row.shape_after)}`),
-        element("dt", {}, "error"), element("dd", {}, decibelText(row.error_db)),
+        element("dt", {}, "error"), element("dd", {}, row.fault ? `not measured: ${short(row.fault, 300)}` : decibelText(row.error_db)),
         row.rewrites.length ? [element("dt", {}, "rewrites"), element("dd", {}, row.rewrites.slice(0, 12).map((one) => `#${one}`).join(", "))] : null,
+        row.sensitivity_db !== null ? [element("dt", {}, "int8 alone"), element("dd", {}, `${decibelText(row.sensitivity_db)}, estimated`)] : null,
         row.reason ? [element("dt", {}, "left because"), element("dd", {}, short(row.reason, 500))] : null),
       row.weights ? [element("h4", {}, "Weights"), weights] : null,
       row.weights_after && asInteger ? [element("h4", {}, `Stored as ${row.precision}`), stored] : null,

@@ -7,7 +7,8 @@
  * @param columns  [{label, value: row => for sorting and searching, text: row => shown (or an
  *                 element), number, filter: offer a choice of the values, name: long text,
  *                 hidden: searched and filtered by, and not shown}]
- * @param options  {label, choose: called with the row that was chosen, search: placeholder}
+ * @param options  {label, choose: called with the row that was chosen, search: placeholder,
+ *                 plain: nothing to search with}
  */
 class DataTable {
   constructor(place, rows, columns, options) {
@@ -29,6 +30,7 @@ class DataTable {
       input: (event) => this.set(() => { this.query = event.target.value.trim().toLowerCase(); }),
     });
     const tools = element("div", { class: "tools" }, this.search);
+    tools.hidden = Boolean(this.options.plain);
     this.selects = new Map();
     for (const column of this.columns.filter((one) => one.filter)) {
       const values = [...new Set(this.rows.map((row) => String(column.value(row) ?? "")))].sort();
