@@ -130,6 +130,19 @@ class Changes:
 
         self._undo.append(undo)
 
+    def remove_function(self, function: ir.Function) -> None:
+        """Let the model have ``function`` no more; nothing may call it."""
+        functions = self.model.functions
+        before = dict(functions)
+        del functions[function.identifier()]
+
+        def undo() -> None:
+            # The order of functions is part of the file.
+            functions.clear()
+            functions.update(before)
+
+        self._undo.append(undo)
+
     def _insert(self, new: ir.Node, before: ir.Node | None, after: ir.Node | None) -> None:
         """Insert a node in front of ``before``, or behind ``after``."""
         near = before or after

@@ -76,6 +76,7 @@ class Edit(Changes):
         after: ir.Node | None = None,
         attributes: dict[str, AttributeValue] | None = None,
         domain: str = "",
+        overload: str = "",
         outputs: int = 1,
         like: Sequence[ir.Value] = (),
         name: str = "",
@@ -89,8 +90,10 @@ class Edit(Changes):
             after: The node behind which it is inserted, instead of ``before``.
             attributes: Attribute name -> Python value or ``ir.Attr``.
             domain: Operator domain; empty for ``ai.onnx``.
+            overload: Which of the functions of this domain and name, where there are several.
             outputs: Number of outputs.
-            like: Values whose type, shape and names (as hints) the outputs take, in order.
+            like: Values whose type, shape and names (as hints) the outputs take, in order; one
+                with an empty name is an output that is left out.
             name: Hint for the node's name; default: that of its neighbour and the operator.
         """
         near = before or after
@@ -104,11 +107,15 @@ class Edit(Changes):
             op_type,
             kept,
             attrs,
+            overload=overload,
             num_outputs=outputs,
             name=self.fresh_name(name or f"{near.name or 'node'}_{op_type}"),
         )
         for index, value in enumerate(new.outputs):
             source = like[index] if index < len(like) else None
+            if source is not None and source.name == "":
+                value.name = ""
+                continue
             value.name = self.fresh_name(
                 source.name if source is not None and source.name else f"{new.name}_out{index}"
             )

@@ -29,13 +29,13 @@ from graphopt.rewrite import Fixpoint, RulePass
 __all__ = ["PRESETS", "check_order", "format_pass", "format_pipeline", "parse"]
 
 SIMPLIFY = (
-    "infer-shapes,"
+    "inline-functions,infer-shapes,"
     "[fold-constants,fold-shapes,inline-if,eliminate-identity,eliminate-noop,fuse-reshapes,"
     "fuse-transposes,eliminate-common-subexpressions,eliminate-dead-code,"
     "deduplicate-initializers],infer-shapes"
 )
 DEFAULT = (
-    "infer-shapes,"
+    "inline-functions,infer-shapes,"
     "[fold-constants,fold-shapes,inline-if,eliminate-identity,eliminate-noop,fuse-reshapes,"
     "fuse-transposes,fuse-conv-batchnorm,fuse-conv-pad,fuse-activations,fuse-gelu,"
     "fuse-layer-normalization,fuse-rms-normalization,fuse-softmax,fuse-scale,"

@@ -1,4 +1,4 @@
-"""Eliminate nodes and initializers that nothing uses.
+"""Eliminate nodes, initializers and functions that nothing uses.
 
 Before -> after::
 
@@ -15,6 +15,9 @@ Preconditions, per node:
 Preconditions, per initializer:
     3. Nothing uses it, and it is not a graph output.
     4. It is not a graph input: the interface stays.
+
+Preconditions, per model-local function:
+    5. Neither the graphs nor a function that they call, calls it.
 
 Numerics: exact.
 Scope: main graph and subgraphs; model-local functions are not visited.
@@ -49,12 +52,12 @@ class EliminateDeadCode(RulePass):
     promise: ClassVar[Promise] = Promise.EXACT
 
     def rules(self, context: Context) -> Sequence[Rule]:
-        """Return the rule for nodes; initializers follow in ``finish``."""
+        """Return the rule for nodes; initializers and functions follow in ``finish``."""
         del context
         return [Rule("unused-node", (), _match)]
 
     def finish(self, model: ir.Model, rewriter: Rewriter) -> None:
-        """Drop all unused initializers in one application."""
+        """Drop all unused initializers in one application, and functions in another."""
         # 3. and 4.
         unused = [
             value
@@ -67,8 +70,31 @@ class EliminateDeadCode(RulePass):
             for value in unused:
                 edit.remove_initializer(value)
 
+        anchor = model.graph.name or "graph"
         if unused:
-            rewriter.apply("unused-initializers", model.graph.name or "graph", rewrite)
+            rewriter.apply("unused-initializers", anchor, rewrite)
+        # 5.
+        uncalled = _uncalled(model)
+
+        def drop(edit: Edit) -> None:
+            for function in uncalled:
+                edit.remove_function(function)
+            edit.note(f"{len(uncalled)} functions")
+
+        if uncalled:
+            rewriter.apply("unused-functions", anchor, drop)
+
+
+def _uncalled(model: ir.Model) -> list[ir.Function]:
+    called: dict[ir.Function, None] = {}
+    waiting: list[ir.Graph | ir.Function] = [model.graph] if model.functions else []
+    while waiting:
+        for node in ir.traversal.RecursiveGraphIterator(waiting.pop()):
+            function = model.functions.get(node.op_identifier())
+            if function is not None and function not in called:
+                called[function] = None
+                waiting.append(function)
+    return [function for function in model.functions.values() if function not in called]
 
 
 def _match(node: ir.Node, facts: Facts) -> Rewrite | Reason | None:

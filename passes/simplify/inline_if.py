@@ -88,6 +88,7 @@ def _match(node: ir.Node, facts: Facts) -> Rewrite | Reason | None:
                 before=node,
                 attributes=dict(inner.attributes),
                 domain=inner.domain,
+                overload=inner.overload,
                 outputs=len(inner.outputs),
                 like=inner.outputs,
                 name=inner.name or "",
