@@ -10,6 +10,7 @@ import os
 import pathlib
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -241,6 +242,7 @@ def optimize(
     options: Options | None = None,
     instruments: Sequence[Instrument] = (),
     progress: Progress | None = None,
+    executor: Executor | None = None,
 ) -> Result:
     """Rewrite a model, prove that the result does its job, and write it.
 
@@ -253,6 +255,8 @@ def optimize(
         options: How to go about it.
         instruments: Called between passes.
         progress: Where long work reports.
+        executor: Where calibration is spread to: any ``concurrent.futures.Executor``; the
+            result is the same. ``None``: done here.
 
     Returns:
         The result. Without an ``output`` look at ``result.comparison.passed`` yourself.
@@ -288,6 +292,7 @@ def optimize(
             tuple(instruments),
             progress,
             None if output is None else pathlib.Path(f"{output}.search.json"),
+            executor,
         )
         stage = stack.enter_context(_stage(output, original, options.external_data))
         return work.run(chosen, stage, write=output is not None)
@@ -308,6 +313,7 @@ class _Work:
     instruments: tuple[Instrument, ...]
     progress: Progress | None
     journal: pathlib.Path | None  # of a search, so that it can be taken up again
+    executor: Executor | None
 
     def run(self, passes: list[Pass], stage: model_io.Stage, *, write: bool) -> Result:
         """Run the passes; leave out, one at a time from the end, those that do not pay."""
@@ -379,6 +385,7 @@ class _Work:
             metric=self.options.metric,
             original=self.original,
             journal=self.journal,
+            executor=self.executor,
         )
         context.share(self.runtime)
         if self.progress is not None:

@@ -6,6 +6,7 @@ commands, so that ``graphopt --help`` answers at once.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import math
@@ -14,7 +15,7 @@ import pathlib
 import shlex
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -173,6 +174,7 @@ def _data_options(command: Command) -> Command:
     help="Whether weights go to a file of their own; auto: as in the input, or over 2 GB.",
 )
 @click.option("--allow-slower", is_flag=True, help="Keep passes that make the model slower.")
+@click.option("--workers", type=click.IntRange(1), help="Processes that calibrate together.")
 @click.option("--no-measure", is_flag=True, help="Do not measure latency.")
 @click.option("--rewrite-limit", type=click.IntRange(0), help="Make N rewrites at most.")
 @click.option("--safe", is_flag=True, help="Check each rewrite; undo and name what fails.")
@@ -215,7 +217,7 @@ def optimize(model: pathlib.Path, output: pathlib.Path, **given: Any) -> int:
         watch.append(DumpChanged(given["dump"]))
     timing = Timing()
     watch.append(timing)
-    with report.progress(words) as progress:
+    with report.progress(words) as progress, _workers(given["workers"]) as executor:
         try:
             result = api.optimize(
                 model,
@@ -225,6 +227,7 @@ def optimize(model: pathlib.Path, output: pathlib.Path, **given: Any) -> int:
                 options=_options(given),
                 instruments=watch,
                 progress=progress,
+                executor=executor,
             )
         except ValidationError as error:
             # What went wrong is best seen in the report.
@@ -245,6 +248,28 @@ def optimize(model: pathlib.Path, output: pathlib.Path, **given: Any) -> int:
 def _write_report(result: Result | None, path: pathlib.Path | None, progress: Any) -> None:
     if path is not None and result is not None:
         result.report(path, progress, shlex.join(["graphopt", *sys.argv[1:]]))
+
+
+@contextlib.contextmanager
+def _workers(count: int | None) -> Iterator[Any]:
+    """Yield an executor of ``count`` processes, to which Ctrl-C does not go; or ``None``."""
+    if count is None:
+        yield None
+        return
+    import multiprocessing
+    import signal
+    from concurrent.futures import ProcessPoolExecutor
+
+    executor = ProcessPoolExecutor(
+        count,
+        mp_context=multiprocessing.get_context("spawn"),
+        initializer=signal.signal,
+        initargs=(signal.SIGINT, signal.SIG_IGN),
+    )
+    try:
+        yield executor
+    finally:
+        executor.shutdown(cancel_futures=True)
 
 
 def _print_result(words: Any, result: Result) -> None:
@@ -342,7 +367,6 @@ def inspect(model: pathlib.Path, groups: bool, as_json: bool) -> int:
 @click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON.")
 def bench(models: tuple[pathlib.Path, ...], **given: Any) -> int:
     """Measure the latency of MODELS in onnxruntime, interleaved, each against the first."""
-    import contextlib
     import dataclasses
 
     from graphopt import model_io

@@ -35,7 +35,7 @@ import numpy as np
 if TYPE_CHECKING:
     from graphopt.runtime import Runtime
 
-__all__ = ["main"]
+__all__ = ["made_up_arrays", "main"]
 
 _GRAPHOPT = """
 import sys
@@ -163,7 +163,7 @@ def _samples(
 ) -> tuple[pathlib.Path, list[dict[str, np.ndarray]]]:
     """Write two thirds of the samples to a file, and return it and the other feeds."""
     if data is None:
-        arrays = _made_up(model)
+        arrays = made_up_arrays(model)
     else:
         with np.load(data) as archive:
             arrays = {name: archive[name] for name in archive.files}
@@ -178,7 +178,7 @@ def _samples(
     return path, feeds
 
 
-def _made_up(model: pathlib.Path, count: int = 12) -> dict[str, np.ndarray]:
+def made_up_arrays(model: pathlib.Path, count: int = 12) -> dict[str, np.ndarray]:
     """Return images of noise, or sequences of 128 ids."""
     from graphopt import model_io
 

@@ -182,6 +182,7 @@ def _percentile(values: _Values, share: float) -> tuple[float, float]:
 
 _SHRINK = 2.0 ** -(np.arange(96) / 16)
 """Factors from 1 to 1/64 in steps of 4 %."""
+_STRIDE = 4
 _REFINE = 2.0 ** (np.arange(-3, 4) / 64)
 
 
@@ -191,7 +192,11 @@ def _mse(values: _Values, share: float) -> tuple[float, float]:
     top = max(-values.low, values.high)
 
     def best(lows: _Floats, highs: _Floats) -> tuple[float, float]:
-        index = int(np.argmin(values.mse(lows, highs)))
+        # The error falls and rises once, but for ripples: a coarse look, then a close one.
+        coarse = np.arange(0, len(lows), _STRIDE)
+        middle = int(coarse[np.argmin(values.mse(lows[coarse], highs[coarse]))])
+        close = np.arange(max(middle - _STRIDE, 0), min(middle + _STRIDE + 1, len(lows)))
+        index = int(close[np.argmin(values.mse(lows[close], highs[close]))])
         return float(lows[index]), float(highs[index])
 
     thresholds = top * _SHRINK

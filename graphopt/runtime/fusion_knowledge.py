@@ -6,16 +6,27 @@ when the model is loaded. The tables say what the placement has to look like; th
 measured, not read from documentation (``tests/runtime/test_fusion_knowledge.py`` builds every
 pattern, loads it and counts the nodes), and there is one for each release from which on
 something differs.
+
+To add a row, put the release into a folder of its own and run the patterns with it::
+
+    pip install --no-deps --target ort-1.32 onnxruntime==1.32.0
+    PYTHONPATH=ort-1.32 python -m pytest tests/runtime/test_fusion_knowledge.py
+
+What fails is what differs: state it in a table here, and in ``tests/runtime/fusion_since.py``
+what the patterns become from that release on.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import enum
+import logging
 from collections.abc import Mapping
 from types import MappingProxyType
 
-__all__ = ["Inputs", "Kernel", "Output", "kernels"]
+__all__ = ["MEASURED", "Inputs", "Kernel", "Output", "kernels"]
+
+logger = logging.getLogger(__name__)
 
 
 class Inputs(enum.Enum):
@@ -66,8 +77,8 @@ class Kernel:
 _MOVES = Kernel(output=Output.SAME)
 _ELEMENTWISE = Kernel(inputs=Inputs.ALL)
 
-# Measured with onnxruntime 1.31.1, CPUExecutionProvider, x64, all optimizations.
-_1_31: dict[str, Kernel] = {
+# Measured with onnxruntime 1.27.0 and 1.31.1, CPUExecutionProvider, x64, all optimizations.
+_1_27: dict[str, Kernel] = {
     "Conv": Kernel(has_weights=True),
     "Gemm": Kernel(output=Output.EITHER, has_weights=True),
     "MatMul": Kernel(output=Output.EITHER, has_weights=True),
@@ -103,10 +114,17 @@ _1_31: dict[str, Kernel] = {
     ),
 }
 
+# Measured with 1.23.2, 1.24.4, 1.25.1 and 1.26.0: Resize in any mode moves integers.
+_1_23: dict[str, Kernel] = {**_1_27, "Resize": _MOVES}
+
 _SINCE: tuple[tuple[tuple[int, int], Mapping[str, Kernel]], ...] = (
-    ((1, 31), MappingProxyType(_1_31)),
+    ((1, 27), MappingProxyType(_1_27)),
+    ((1, 23), MappingProxyType(_1_23)),
 )
 """First minor release -> its table, newest first."""
+
+MEASURED = ((1, 23), (1, 31))
+"""The oldest and the newest minor release that the patterns were run with."""
 
 
 def kernels(version: str = "") -> Mapping[str, Kernel]:
@@ -118,7 +136,15 @@ def kernels(version: str = "") -> Mapping[str, Kernel]:
             the result, so that a table that does not fit costs speed and not correctness.
     """
     if version:
-        release = tuple(int(part) for part in version.split(".")[:2])
+        major, minor = (int(part) for part in version.split(".")[:2])
+        release = (major, minor)
+        oldest, newest = MEASURED
+        if not oldest <= release <= newest:
+            logger.warning(
+                "onnxruntime %s was not measured (%d.%d to %d.%d were); what is known of the "
+                "nearest release is used, and checked on the result",
+                *(version, *oldest, *newest),
+            )
         for since, table in _SINCE:
             if release >= since:
                 return table

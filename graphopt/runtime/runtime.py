@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
@@ -211,6 +212,16 @@ class Runtime:
             # Ended, and not used again: what was loaded goes with it.
             self._discard(process)
         return summarize(times)
+
+    @functools.cached_property
+    def version(self) -> str:
+        """Release of onnxruntime, e.g. ``"1.31.1"``."""
+        process = self._acquire()
+        try:
+            version, _ = process.request("hello", what="its first request")
+        finally:
+            self._give_back(process)
+        return str(version)
 
     def close(self) -> None:
         """End the child processes."""

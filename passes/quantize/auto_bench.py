@@ -104,16 +104,21 @@ class AutoBench:
         self._models: dict[Choice, ir.Model] = {}
         self.original_ms: float | None = None
 
-    def rankings(self, schemes: Sequence[str]) -> dict[str, list[str]]:
-        """Return scheme -> its operators, the most harmful for what they save first."""
-        # Tables come last: they cost no time, and their harm is small.
-        order = sorted(
-            self._operators,
-            key=lambda op: (op.work == 0, -op.noise / op.work if op.work else -op.noise),
-        )
+    def operators(self, schemes: Sequence[str]) -> dict[str, list[str]]:
+        """Return scheme -> the operators that can be integer in it."""
         return {
-            scheme: [op.name for op in order if scheme in op.schemes] for scheme in schemes
+            scheme: [op.name for op in self._operators if scheme in op.schemes]
+            for scheme in schemes
         }
+
+    def harm(self, scheme: str, name: str) -> float:
+        """Return what one operator alone does to the outputs, over the work that it saves."""
+        others = (other for other in self.operators([scheme])[scheme] if other != name)
+        noise = self._judge.noise(self._build(Choice(scheme, tuple(sorted(others)))))
+        # A lookup saves no work, and comes cheap next to everything else.
+        most = max(op.work for op in self._operators)
+        work = next(op.work for op in self._operators if op.name == name)
+        return noise / (work or most or 1.0)
 
     def kept_db(self) -> dict[str, tuple[str, float]]:
         """Return operator -> its type, and how many dB its product keeps in integer."""

@@ -22,7 +22,7 @@ __all__ = ["Journal", "fingerprint"]
 
 logger = logging.getLogger(__name__)
 
-VERSION = 2
+VERSION = 3
 
 
 def fingerprint(model: ir.Model, *settings: object) -> str:
@@ -59,9 +59,10 @@ class Journal:
         self._path = path
         self._key = key
         self._known: dict[Choice, Evaluation] = {}
+        self._harms: dict[tuple[str, str], float] = {}
         if path is not None and path.exists():
             try:
-                self._known = self._read(path)
+                self._read(path)
             except PipelineError as error:
                 if is_strict:
                     raise
@@ -82,11 +83,19 @@ class Journal:
         # Speeds are measured next to each other: those of another day would not compare.
         return self._known[choice]
 
+    def harm(self, scheme: str, name: str) -> float:
+        """Return what one operator alone does in integer, for the work that it saves."""
+        key = (scheme, name)
+        if key not in self._harms:
+            self._harms[key] = self._measure.harm(scheme, name)
+            self._write()
+        return self._harms[key]
+
     def speeds(self, choices: Sequence[Choice]) -> list[Speed]:
         """Return how long choices take, all measured in turn with the original."""
         return self._measure.speeds(choices)
 
-    def _read(self, path: pathlib.Path) -> dict[Choice, Evaluation]:
+    def _read(self, path: pathlib.Path) -> None:
         try:
             data: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
             key = data["key"] if data["version"] == VERSION else None
@@ -99,6 +108,7 @@ class Journal:
                 )
                 for entry in data["evaluations"]
             ]
+            harms = {(str(s), str(name)): float(harm) for s, name, harm in data["harms"]}
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise PipelineError("journal", f"{path} is no journal: {error}.") from error
         if key != self._key:
@@ -107,7 +117,8 @@ class Journal:
                 f"{path} is the journal of another model, other samples or other options.",
                 hint="Give another file, or remove this one to start again.",
             )
-        return {evaluation.choice: evaluation for evaluation in found}
+        self._known = {evaluation.choice: evaluation for evaluation in found}
+        self._harms = harms
 
     def _write(self) -> None:
         if self._path is None:
@@ -115,6 +126,7 @@ class Journal:
         data = {
             "version": VERSION,
             "key": self._key,
+            "harms": [[*key, harm] for key, harm in self._harms.items()],
             "evaluations": [
                 {
                     "scheme": found.choice.scheme,

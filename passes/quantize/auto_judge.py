@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
     from graphopt.scores import UserMetric
 
 __all__ = ["Judge"]
+
+_GLANCE = 8
+"""Samples that one operator's harm is looked at on: it is compared, not judged."""
 
 
 class Judge:
@@ -63,6 +67,7 @@ class Judge:
             self._answers = Replay(answers())
             self.samples = sum(1 for _ in self._answers())
         task.close()
+        self._is_alone = judges(0)
 
     def quality(self, model: ir.Model | pathlib.Path, target: float = math.inf) -> Quality:
         """Return the quality of a model, as the samples that are held out show it.
@@ -93,11 +98,31 @@ class Judge:
             return found
         return dataclasses.replace(found, bound=value, is_flawless=False)
 
-    def _run(self, session: Session, meter: QualityMeter, *, judges: bool) -> None:
+    def noise(self, model: ir.Model) -> float:
+        """Return the energy of the error over that of the outputs, the worst of them.
+
+        On the first of the samples that are not held out: what this decides is judged on
+        those that are.
+        """
+        meter = QualityMeter("sqnr")
+        try:
+            with self._runtime.session(model) as session:
+                self._run(session, meter, judges=self._is_alone, count=_GLANCE)
+        except ExecutionError:
+            return math.inf
+        return float(10 ** (-meter.result().value / 10))
+
+    def _run(
+        self, session: Session, meter: QualityMeter, *, judges: bool, count: int | None = None
+    ) -> None:
         pairs = zip(self._samples.feeds(), self._answers(), strict=True)
-        for index, (feed, expected) in enumerate(pairs):
-            if self._judges(index) == judges:
-                meter.add(index, feed, expected, session.run(feed))
+        chosen = (
+            (index, feed, expected)
+            for index, (feed, expected) in enumerate(pairs)
+            if self._judges(index) == judges
+        )
+        for index, feed, expected in itertools.islice(chosen, count):
+            meter.add(index, feed, expected, session.run(feed))
 
 
 def _as_written(original: ir.Model | pathlib.Path, runtime: Runtime) -> Session:

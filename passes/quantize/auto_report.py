@@ -73,7 +73,7 @@ def _precisions(
     known = {found.choice: found for found in outcome.evaluations}
     scheme = outcome.best.choice.scheme
     kept = set(outcome.best.choice.kept)
-    could = set(bench.rankings([scheme])[scheme]) if scheme else set()
+    could = set(bench.operators([scheme])[scheme]) if scheme else set()
     if not scheme:
         common = _why_all_stay(outcome, target)
     found = []

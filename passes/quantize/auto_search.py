@@ -1,13 +1,13 @@
 """Searches for the fastest precisions that keep a quality; runs nothing itself.
 
-A scheme (static, dynamic, ...) says how operators become integer. Within one, operators are
-ordered by the harm they are expected to do for what they save. The search
+A scheme (static, dynamic, ...) says how operators become integer. The search
 
-1. looks at each scheme with all operators in integer;
-2. where that misses the target, finds by bisection how many of the worst must stay behind;
-3. measures the speed of what meets the target, next to the original;
-4. from then on improves the fastest: takes operators back into integer, the least harmful
-   first, as long as the target holds.
+1. looks at each scheme with all operators in integer, and measures their speed;
+2. where that misses the target, and could be the fastest, orders its operators by the harm
+   that each does alone for the work it saves;
+3. finds by bisection how many of the worst must stay behind;
+4. takes operators back into integer, many at a time and the least harmful first, as long as
+   the target holds.
 
 Whatever was found so far can be had at any time; asking for more only makes it better.
 """
@@ -80,6 +80,10 @@ class Measure(Protocol):
         """Return quality and size of a choice."""
         ...
 
+    def harm(self, scheme: str, name: str) -> float:
+        """Return what one operator alone does in integer, for the work that it saves."""
+        ...
+
     def speeds(self, choices: Sequence[Choice]) -> list[Speed]:
         """Return how long choices take, all measured in turn with the original."""
         ...
@@ -106,7 +110,7 @@ class Search:
     """The search.
 
     Args:
-        rankings: Scheme -> its operators, the one to leave behind first at the front.
+        operators: Scheme -> the operators that can be integer in it.
         target: What is to be kept of the original's quality.
         measure: Builds and measures.
         original: What is known of the original.
@@ -117,7 +121,7 @@ class Search:
 
     def __init__(
         self,
-        rankings: Mapping[str, Sequence[str]],
+        operators: Mapping[str, Sequence[str]],
         target: float,
         measure: Measure,
         original: Evaluation,
@@ -125,7 +129,7 @@ class Search:
         faster_than: float = 0.97,
         progress: Progress | None = None,
     ) -> None:
-        self._rankings = {scheme: tuple(names) for scheme, names in rankings.items()}
+        self._operators = {scheme: tuple(names) for scheme, names in operators.items()}
         self._target = target
         self._measure = measure
         self._go_on = go_on
@@ -168,17 +172,20 @@ class Search:
         return evaluation.proven >= self._target
 
     def _search(self) -> None:
-        with self._phase("everything in integer", len(self._rankings)):
-            for scheme in self._rankings:
+        with self._phase("everything in integer", len(self._operators)):
+            for scheme in self._operators:
                 self._evaluate(Choice(scheme))
-        # Something that can be used first; what is nearest to the target comes next.
+        # Something that can be used first, and what there is to gain.
         self._time()
-        order = sorted(self._rankings, key=lambda scheme: -self._found[Choice(scheme)].proven)
-        for scheme in order:
-            if not self._keeps(self._found[Choice(scheme)]):
-                self._bisect(scheme)
+        for full in sorted((self._found[Choice(s)] for s in self._operators), key=_slowness):
+            # With operators left behind it is not faster than this.
+            could_win = _slowness(full) < _slowness(self.outcome().best)
+            if could_win and not self._keeps(full):
+                ranking = self._rank(full.choice.scheme)
+                kept = self._bisect(full.choice.scheme, ranking)
                 self._time()
-        self._improve()
+                self._take_back(full.choice.scheme, kept)
+                self._time()
 
     def _evaluate(self, choice: Choice) -> Evaluation:
         if choice not in self._found:
@@ -204,9 +211,20 @@ class Search:
             for choice, speed in zip(waiting, speeds, strict=True):
                 self._found[choice] = dataclasses.replace(self._found[choice], speed=speed)
 
-    def _bisect(self, scheme: str) -> None:
-        """Find how many operators at the front of the ranking must stay behind."""
-        names = self._rankings[scheme]
+    def _rank(self, scheme: str) -> list[str]:
+        """Return the operators, the one to leave behind first at the front."""
+        names = self._operators[scheme]
+        harms: dict[str, float] = {}
+        with self._phase(f"{scheme}: what each does alone", len(names)):
+            for name in names:
+                if not self._go_on():
+                    raise _TimeIsUp
+                harms[name] = self._measure.harm(scheme, name)
+                self._advance()
+        return sorted(names, key=lambda name: (-harms[name], name))
+
+    def _bisect(self, scheme: str, names: Sequence[str]) -> list[str]:
+        """Return how many operators at the front of the ranking must stay behind."""
         # With ``fails`` left behind it misses the target; with all of them there is none.
         fails, holds = 0, len(names)
         with self._phase(f"{scheme}: how many in float", (holds - 1).bit_length()):
@@ -216,18 +234,21 @@ class Search:
                     holds = middle
                 else:
                     fails = middle
+        return list(names[:holds])
 
-    def _improve(self) -> None:
-        """Take operators of the fastest choice back, as long as the target holds."""
-        best = self.outcome().best.choice
-        ranking = self._rankings.get(best.scheme, ())
-        kept = set(best.kept)
-        with self._phase(f"{best.scheme}: one by one into integer", len(kept)):
-            for name in reversed([name for name in ranking if name in kept]):
-                choice = _keep(best.scheme, kept - {name})
-                if self._keeps(self._evaluate(choice)):
-                    kept.discard(name)
-        self._time()
+    def _take_back(self, scheme: str, names: Sequence[str]) -> None:
+        """Take operators that stay behind back into integer, as long as the target holds."""
+        kept = set(names)
+        # The last ones do the least harm. Parts that are refused are tried half by half.
+        parts = [list(reversed(names))]
+        with self._phase(f"{scheme}: back into integer", len(names)):
+            while parts:
+                part = parts.pop()
+                if self._keeps(self._evaluate(_keep(scheme, kept - set(part)))):
+                    kept -= set(part)
+                elif len(part) > 1:
+                    middle = (len(part) + 1) // 2
+                    parts += [part[middle:], part[:middle]]
 
     @contextlib.contextmanager
     def _phase(self, text: str, total: int | None) -> Iterator[None]:

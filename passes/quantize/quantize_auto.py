@@ -6,10 +6,11 @@ for the operators chosen; nothing, where no choice is faster than the original.
 The choice is made by running the model, not by a model of it: quality on samples that ranges
 were not taken from (every second one), latency next to the original's in onnxruntime. What
 the target is held against is not the figure but the bound that the number of these samples
-shows with 95 % confidence (``graphopt.quality``). Operators are ranked by the
-estimated error of their product over the work it saves; bisection finds how many at the front
-of the ranking must stay in float; then operators are taken back one by one. What is found
-first is usable, and what follows makes it better: the search ends when nothing is left, when
+shows with 95 % confidence (``graphopt.quality``). Where not
+everything can be integer, operators are ranked by what each alone does to the outputs for the
+work it saves, on samples that do not judge; bisection finds how many at the front of the
+ranking must stay in float; then operators are taken back, many at a time. What is found first
+is usable, and what follows makes it better: the search ends when nothing is left, when
 ``budget_s`` is over or at Ctrl-C, and goes on from the journal in the next run.
 
 Preconditions, per operator:
@@ -115,7 +116,7 @@ class QuantizeAuto(Pass):
             is_strict=bool(self.journal),
         )
         search = Search(
-            bench.rankings(self.schemes),
+            bench.operators(self.schemes),
             target,
             journal,
             _original(model, evidence),

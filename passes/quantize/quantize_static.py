@@ -52,6 +52,7 @@ import onnx_ir as ir
 from graphopt.calibration.collect import collect
 from graphopt.calibration.ranges import RangeMethod
 from graphopt.calibration.statistics import TensorStatistics
+from graphopt.calibration.store import collect_saved
 from graphopt.passbase import Context, Pass, PassResult, Promise
 from graphopt.rewrite import Reason
 from graphopt.rewriter import Rewriter
@@ -95,6 +96,8 @@ class QuantizeStatic(Pass):
         portable: Whether layers that would saturate on CPUs without VNNI are protected.
         embeddings: Whether tables that Gather looks up are quantized.
         plan: File of a plan to carry out instead of making one; empty: none.
+        statistics: File of calibration statistics (``.npz``): read where it is there, written
+            where it is not; empty: none. One of another model or other samples is refused.
     """
 
     name: ClassVar[str] = "quantize-static"
@@ -114,6 +117,7 @@ class QuantizeStatic(Pass):
     portable: bool = False
     embeddings: bool = True
     plan: str = ""
+    statistics: str = ""
 
     def __post_init__(self) -> None:
         if not 50 < self.percentile <= 100:
@@ -158,7 +162,10 @@ class QuantizeStatic(Pass):
         found = {name: known[name] for name in values if name in known}
         if missing:
             samples = context.required_samples(self)
-            found |= collect(model, missing, samples, context)
+            if self.statistics:
+                found |= collect_saved(self.statistics, model, missing, samples, context)
+            else:
+                found |= collect(model, missing, samples, context)
         return found
 
     def _apply(self, rewriter: Rewriter, planner: StaticPlanner) -> int:

@@ -25,7 +25,11 @@ _WITHOUT_KERNEL = ("ConvTranspose", "Einsum", "GRU", "LSTM", "RNN")
 
 
 def read_units(
-    model: ir.Model, nodes: Iterable[ir.Node], selection: Selection, scales: StaticScales
+    model: ir.Model,
+    nodes: Iterable[ir.Node],
+    selection: Selection,
+    scales: StaticScales,
+    version: str,
 ) -> tuple[list[Unit], dict[ir.Node, str]]:
     """Return the units of a model, and why other operators stay in float.
 
@@ -34,8 +38,9 @@ def read_units(
         nodes: Its operators, in graph order.
         selection: Which of them may be quantized.
         scales: Scales of constants.
+        version: Release of onnxruntime that is to fuse them.
     """
-    table = kernels()
+    table = kernels(version)
     opset = model.opset_imports.get("", 0)
     units: list[Unit] = []
     refused: dict[ir.Node, str] = {}

@@ -56,7 +56,9 @@ class StaticPlanner:
         selection = Selection(options.include, options.exclude)
         nodes = list(ir.traversal.RecursiveGraphIterator(model.graph))
         selection.check(nodes)
-        units, self._refused = read_units(model, nodes, selection, self.scales)
+        units, self._refused = read_units(
+            model, nodes, selection, self.scales, context.runtime.version
+        )
         self.regions = Regions(units)
 
     def values(self) -> list[str]:

@@ -71,7 +71,7 @@ def test_counts_are_those_of_the_values(values: np.ndarray) -> None:
 @hypothesis.given(ARRAYS)
 def test_grid_is_as_fine_as_it_can_be(values: np.ndarray) -> None:
     histogram = statistics_of(values).histogram
-    low, high = min(values.min(), 0), max(values.max(), 0)
+    low, high = min(float(values.min()), 0), max(float(values.max()), 0)
     hypothesis.assume(high - low > 1e-29)  # from there on the width has its lower limit
     finer = histogram.width / 2
     assert int(high / finer) - int(low / finer) >= BINS

@@ -260,3 +260,16 @@ def test_debug_shows_the_traceback_and_keeps_the_exit_code(model: pathlib.Path) 
     assert result.exit_code == EXIT_USAGE
     assert "Traceback" in result.stderr
     assert "graphopt: error [model/empty" in result.stderr.splitlines()[-1]
+
+
+def test_workers_calibrate_and_give_the_same_file(model: pathlib.Path) -> None:
+    x = np.random.default_rng(0).standard_normal((20, 4)).astype(np.float32)
+    np.savez(model.with_name("x.npz"), x=x)
+    files = []
+    for options in ([], ["--workers", 2]):
+        files.append(model.with_name(f"out{len(files)}.onnx"))
+        data = ["--data", model.with_name("x.npz"), "--no-measure", "--passes", "int8-static"]
+        done = call("optimize", model, "-o", files[-1], *data, *options)
+        assert done.exit_code == 0, done.stderr
+    assert files[0].read_bytes() == files[1].read_bytes()
+    assert b"QuantizeLinear" in files[0].read_bytes()

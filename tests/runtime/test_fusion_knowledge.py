@@ -7,6 +7,7 @@ from collections import Counter
 import onnx_ir as ir
 import pytest
 from fusion_patterns import PATTERNS
+from fusion_since import SINCE, expected_in
 
 from graphopt.errors import ExecutionError
 from graphopt.runtime import Runtime
@@ -41,6 +42,7 @@ def parse(text: str) -> Counter[str]:
 @pytest.mark.parametrize("name", PATTERNS)
 def test_pattern(name: str, shared_runtime: Runtime) -> None:
     verdict, build, expected = PATTERNS[name]
+    verdict, expected = expected_in(shared_runtime.version).get(name, (verdict, expected))
     model = ir.from_proto(build().model())
     if verdict == "error":
         with pytest.raises(ExecutionError, match=expected):
@@ -48,7 +50,7 @@ def test_pattern(name: str, shared_runtime: Runtime) -> None:
         return
     nodes = shared_runtime.optimized_nodes(model)
     assert counts(nodes) == parse(expected)
-    report = check_fusion(nodes)
+    report = check_fusion(nodes, shared_runtime.version)
     if verdict in ("int8", "int8-move"):
         assert report.is_clean
         assert not report.boundaries
@@ -117,6 +119,39 @@ def test_report_counts_and_names() -> None:
     assert report.summary() == (
         "integer kernels: 1 QLinearConv; stranded: Add 'a'; unfused: MatMulInteger 'm'"
     )
+
+
+@pytest.mark.parametrize(
+    ("version", "measured", "modes"),
+    [
+        ("", True, {"mode": "nearest"}),
+        ("1.31.1", True, {"mode": "nearest"}),
+        ("1.27.0", True, {"mode": "nearest"}),
+        ("1.26.0", True, {}),
+        ("1.23.2", True, {}),
+        ("1.32.0", False, {"mode": "nearest"}),
+        ("2.0.1", False, {"mode": "nearest"}),
+        ("1.19.2", False, {}),
+    ],
+)
+def test_row_is_picked_by_the_release(
+    version: str, measured: bool, modes: dict, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert kernels(version)["Resize"].requires == modes
+    assert ("was not measured (1.23 to 1.31 were)" in caplog.text) == (not measured)
+
+
+def test_rows_of_other_releases_are_about_patterns_that_there_are() -> None:
+    assert {name for row in SINCE.values() for name in row} <= set(PATTERNS)
+    assert expected_in("1.31.1") == {}
+    assert expected_in("1.24.4") is SINCE[(1, 23)]
+    assert expected_in("1.25.1") is SINCE[(1, 25)]
+
+
+def test_release_is_that_of_the_child_process(shared_runtime: Runtime) -> None:
+    import onnxruntime
+
+    assert shared_runtime.version == onnxruntime.__version__
 
 
 @pytest.mark.parametrize("version", ["", "1.31.1", "1.32.0", "2.0", "1.19.2"])

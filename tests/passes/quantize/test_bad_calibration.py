@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pathlib
 from collections.abc import Callable, Iterator
 
 import graphs
@@ -119,3 +120,35 @@ def test_error_of_a_reader_passes_through_and_changes_nothing(context: Context) 
     with pytest.raises((OSError, SamplesError), match="the disk is gone"):
         QuantizeStatic().run(model, context)
     assert graphs.text_of(model) == before
+
+
+def test_statistics_are_written_and_read_instead_of_running_again(
+    context: Context, tmp_path: pathlib.Path
+) -> None:
+    path = str(tmp_path / "stats.npz")
+    first, again = network(), network()
+    context.samples = Samples.from_feeds(good(), model_io.input_specs(first))
+    QuantizeStatic(statistics=path).run(first, context)
+    fed = []
+
+    def feeds() -> Iterator[dict[str, np.ndarray]]:
+        fed.append(1)
+        yield from good()
+
+    reads = Samples.from_feeds(feeds, model_io.input_specs(first))
+    reads._description = context.samples.describe()
+    context.samples = reads
+    QuantizeStatic(statistics=path).run(again, context)
+    assert not fed
+    assert graphs.text_of(again) == graphs.text_of(first)
+
+
+def test_statistics_of_other_samples_are_refused(
+    context: Context, tmp_path: pathlib.Path
+) -> None:
+    path = str(tmp_path / "stats.npz")
+    context.samples = Samples.from_feeds(good(4))
+    QuantizeStatic(statistics=path).run(network(), context)
+    context.samples = Samples.from_feeds(good(5))
+    with pytest.raises(SamplesError, match="of other samples"):
+        QuantizeStatic(statistics=path).run(network(), context)

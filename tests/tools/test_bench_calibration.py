@@ -1,0 +1,38 @@
+from __future__ import annotations
+
+import json
+import pathlib
+
+import numpy as np
+import onnx_ir as ir
+from click.testing import CliRunner
+from graphopt.tools.bench_calibration import main
+from quantized import load_with_weights
+
+TEXT = """g (float[N,32] x, float[32,64] A, float[64,8] B) => (float[N,8] z)
+    { a = MatMul(x, A) b = Relu(a) z = MatMul(b, B) }"""
+
+
+def test_figures_of_both_sides(tmp_path: pathlib.Path) -> None:
+    ir.save(load_with_weights(TEXT, *"AB"), tmp_path / "small.onnx")
+    x = np.random.default_rng(0).standard_normal((4, 32)).astype(np.float32)
+    np.savez(tmp_path / "x.npz", x=x)
+    arguments = [str(tmp_path / "small.onnx"), "--data", str(tmp_path / "x.npz")]
+    counts = ["--few", "2", "--many", "6", "--time-samples", "3", "--peer-samples", "3"]
+    done = CliRunner().invoke(
+        main, [*arguments, *counts, "--rounds", "1", "--json"], catch_exceptions=False
+    )
+    found = json.loads(done.stdout)
+    assert found["tensors"] == 2  # x and b: the others stay float
+    assert found["peer_tensors"] == found["same_tensors"] == 4
+    for key in ("memory_ratio", "time_ratio", "peer_ratio"):
+        assert found[key] > 0
+
+
+def test_model_that_does_not_run_is_one_line(tmp_path: pathlib.Path) -> None:
+    ir.save(load_with_weights(TEXT, *"AB"), tmp_path / "small.onnx")
+    np.savez(tmp_path / "x.npz", x=np.ones((4, 31), np.float32))
+    done = CliRunner().invoke(
+        main, [str(tmp_path / "small.onnx"), "--data", str(tmp_path / "x.npz")]
+    )
+    assert done.exit_code != 0

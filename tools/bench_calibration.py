@@ -1,0 +1,236 @@
+"""Measure calibration: memory, time against plain inference, time against onnxruntime's.
+
+Steps:
+  1. Memory: statistics of every tensor that would be quantized, over a few samples and over
+     many, each in processes of their own; the peak resident size, the child's included.
+  2. Time: those statistics and the ranges of all five methods, next to plain inference over
+     the same samples in the same kind of process.
+  3. The peer: onnxruntime's entropy calibrator, over the same samples, and graphopt's entropy
+     ranges of the very tensors that it calibrates.
+
+Typical usage:
+  python -m graphopt.tools.bench_calibration resnet18.onnx
+  python -m graphopt.tools.bench_calibration ocr.onnx --data samples.npz --many 256 --json
+
+Known limitations: without --data the inputs are made up. On a busy machine the times are those
+of a busy machine; the ratios of step 2 and 3 are from the best of some rounds. The peer keeps
+all activations in memory, so that step 3 takes --peer-samples only.
+"""
+
+from __future__ import annotations
+
+import json
+import pathlib
+import subprocess
+import sys
+import tempfile
+from typing import Any
+
+import click
+import numpy as np
+
+__all__ = ["main"]
+
+_COMMON = """
+import itertools, json, resource, sys, time
+import numpy as np
+from graphopt import model_io
+from graphopt.calibration.collect import collect
+from graphopt.calibration.qparams import Degenerate, IntType
+from graphopt.calibration.ranges import range_of
+from graphopt.passbase import Context
+from graphopt.samples import Samples
+model = model_io.load(sys.argv[1])
+arrays = dict(np.load(sys.argv[2]))
+count, rounds, names = int(sys.argv[3]), int(sys.argv[4]), json.loads(sys.argv[5])
+size = min(map(len, arrays.values()))
+def feeds():
+    for i in range(count):
+        yield {name: array[i % size : i % size + 1] for name, array in arrays.items()}
+samples, context = Samples.from_feeds(feeds), Context()
+known = {v.name for v in model.graph.inputs} | {
+    v.name for node in model.graph for v in node.outputs}
+values = [name for name in names if name in known]
+METHODS = ["minmax", "average", "percentile", "entropy", "mse"]
+def statistics():
+    start = time.perf_counter()
+    found = collect(model, values, samples, context)
+    return time.perf_counter() - start, found
+def ranges(found, methods):
+    start = time.perf_counter()
+    for stats in found.values():
+        for method in methods:
+            if stats.count > stats.not_finite and (stats.low or stats.high):
+                range_of(stats, method, IntType.UINT8)
+    return time.perf_counter() - start
+def inference():
+    start = time.perf_counter()  # loading counts, as it does for the statistics
+    with context.runtime.session(model) as session:
+        for feed in feeds():
+            session.run(feed)
+        return time.perf_counter() - start
+"""
+_MEMORY = (
+    _COMMON
+    + """
+with context.closing():
+    statistics()
+peak = sum(resource.getrusage(who).ru_maxrss
+           for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+print(json.dumps({"peak_kb": peak}))
+"""
+)
+_TIME = (
+    _COMMON
+    + """
+best = {}
+def keep(name, seconds):
+    best[name] = min(seconds, best.get(name, seconds))
+with context.closing():
+    for _ in range(rounds):
+        keep("inference_s", inference())
+        seconds, found = statistics()
+        keep("statistics_s", seconds)
+        keep("five_methods_s", ranges(found, METHODS))
+        keep("entropy_s", ranges(found, ["entropy"]))
+print(json.dumps({**best, "tensors": len(values)}))
+"""
+)
+_PEER = """
+import json, sys, tempfile, time
+import numpy as np
+from onnxruntime.quantization.calibrate import (
+    CalibrationDataReader, CalibrationMethod, create_calibrator)
+arrays, count = dict(np.load(sys.argv[2])), int(sys.argv[3])
+size = min(map(len, arrays.values()))
+class Reader(CalibrationDataReader):
+    def __init__(self):
+        self.feeds = iter([{k: v[i % size:i % size + 1] for k, v in arrays.items()}
+                           for i in range(count)])
+    def get_next(self):
+        return next(self.feeds, None)
+with tempfile.TemporaryDirectory() as folder:
+    calibrator = create_calibrator(
+        sys.argv[1], None, folder + "/augmented.onnx", CalibrationMethod.Entropy)
+    start = time.perf_counter()
+    calibrator.collect_data(Reader())
+    found = calibrator.compute_data()
+    seconds = time.perf_counter() - start
+print(json.dumps({"seconds": seconds, "tensors": sorted(found.keys())}))
+"""
+
+
+@click.command("bench_calibration", help=__doc__)
+@click.argument("model", type=click.Path(exists=True, path_type=pathlib.Path))
+@click.option(
+    "--data",
+    type=click.Path(exists=True, dir_okay=False, path_type=pathlib.Path),
+    help="Samples (.npz), taken round and round; made up by default.",
+)
+@click.option("--few", type=click.IntRange(1), default=16, show_default=True)
+@click.option("--many", type=click.IntRange(1), default=1024, show_default=True)
+@click.option("--time-samples", type=click.IntRange(1), default=32, show_default=True)
+@click.option("--peer-samples", type=click.IntRange(1), default=16, show_default=True)
+@click.option("--rounds", type=click.IntRange(1), default=3, show_default=True)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of the table.")
+def main(model: pathlib.Path, data: pathlib.Path | None, **given: Any) -> None:
+    """Run the tool; see the module docstring."""
+    rounds = given["rounds"]
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = pathlib.Path(temporary)
+        data = data or _made_up(model, folder / "data.npz")
+        names = _calibrated(model, data)
+        found: dict[str, Any] = {"model": model.stem, "tensors": len(names)}
+        for key in ("few", "many"):
+            run = _run(_MEMORY, model, data, given[key], 1, names)
+            found[f"{key}_samples"], found[f"{key}_peak_mb"] = given[key], run["peak_kb"] / 1e3
+        found["memory_ratio"] = found["many_peak_mb"] / found["few_peak_mb"]
+        times = _run(_TIME, model, data, given["time_samples"], rounds, names)
+        found |= {key: times[key] for key in times if key != "tensors"}
+        spent = times["statistics_s"] + times["five_methods_s"]
+        found["time_ratio"] = spent / times["inference_s"]
+        peer = _run(_PEER, model, data, given["peer_samples"], 1, names)
+        same = _run(_TIME, model, data, given["peer_samples"], rounds, peer["tensors"])
+        found["peer_tensors"], found["peer_s"] = len(peer["tensors"]), peer["seconds"]
+        found["same_tensors"] = same["tensors"]
+        found["same_s"] = same["statistics_s"] + same["entropy_s"]
+        found["peer_ratio"] = found["peer_s"] / found["same_s"]
+    if given["as_json"]:
+        click.echo(json.dumps(found, indent=1))
+    else:
+        _print(found, given)
+
+
+def _print(found: dict[str, Any], given: dict[str, Any]) -> None:
+    click.echo(
+        f"{found['model']}, {found['tensors']} tensors\n"
+        f"peak memory  {found['few_samples']} samples {found['few_peak_mb']:.0f} MB, "
+        f"{found['many_samples']} samples {found['many_peak_mb']:.0f} MB: "
+        f"{found['memory_ratio']:.2f}x\n"
+        f"time         inference over {given['time_samples']} samples "
+        f"{found['inference_s']:.2f} s, statistics {found['statistics_s']:.2f} s, "
+        f"five methods {found['five_methods_s']:.2f} s: {found['time_ratio']:.2f}x\n"
+        f"the peer     entropy over {given['peer_samples']} samples, "
+        f"{found['peer_tensors']} tensors {found['peer_s']:.2f} s, graphopt "
+        f"{found['same_tensors']} tensors {found['same_s']:.2f} s: "
+        f"{found['peer_ratio']:.1f} times faster"
+    )
+
+
+def _made_up(model: pathlib.Path, path: pathlib.Path) -> pathlib.Path:
+    """Write images of noise, or sequences of 128 ids."""
+    from .bench_quantize import made_up_arrays
+
+    arrays: dict[str, Any] = dict(made_up_arrays(model, 16))
+    np.savez(path, **arrays)
+    return path
+
+
+def _calibrated(model: pathlib.Path, data: pathlib.Path) -> list[str]:
+    """Return the tensors whose ranges static quantization needs."""
+    import dataclasses
+
+    from graphopt import model_io, pipeline
+    from graphopt.passbase import Context
+    from graphopt.samples import Samples
+
+    seen: list[str] = []
+
+    class Names(dict[str, Any]):
+        """Statistics that are asked for, and never known."""
+
+        def __contains__(self, name: object) -> bool:
+            seen.append(str(name))
+            return False
+
+    loaded = model_io.load(model)
+    samples = Samples.from_path(data, model_io.input_specs(loaded)).take(1)
+    context = Context(samples=samples, artifacts={"quantize/statistics": Names()})
+    with context.closing():
+        for pass_ in pipeline.parse("upgrade-opset{to=13},quantize-static"):
+            pass_.run(loaded, dataclasses.replace(context))
+    return list(dict.fromkeys(seen))
+
+
+def _run(
+    script: str,
+    model: pathlib.Path,
+    data: pathlib.Path,
+    count: int,
+    rounds: int,
+    names: list[str],
+) -> dict[str, Any]:
+    """Run a script in a process of its own, and return what it prints."""
+    arguments = [str(model), str(data), str(count), str(rounds), json.dumps(names)]
+    done = subprocess.run(
+        [sys.executable, "-c", script, *arguments], capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        said = (done.stderr.strip().splitlines() or ["?"])[-1]
+        raise click.ClickException(f"a part of the benchmark failed: {said}")
+    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return result
+
+
+if __name__ == "__main__":
+    main()
