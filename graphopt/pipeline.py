@@ -37,8 +37,8 @@ SIMPLIFY = (
 DEFAULT = (
     "inline-functions,infer-shapes,"
     "[fold-constants,fold-shapes,inline-if,eliminate-identity,eliminate-noop,fuse-reshapes,"
-    "fuse-transposes,fuse-conv-batchnorm,fuse-conv-pad,fuse-activations,fuse-gelu,"
-    "fuse-layer-normalization,fuse-rms-normalization,fuse-softmax,fuse-scale,"
+    "fuse-transposes,fuse-matmul-add,fuse-conv-batchnorm,fuse-conv-pad,fuse-activations,"
+    "fuse-gelu,fuse-layer-normalization,fuse-rms-normalization,fuse-softmax,fuse-scale,"
     "eliminate-common-subexpressions,eliminate-dead-code,"
     "deduplicate-initializers],add-before-layer-norm,infer-shapes"
 )
