@@ -36,6 +36,8 @@ bench: $(INSTALLED) models $(PEERS)/.installed  ## graphopt and its peers, side 
 	$(BIN)/python -m graphopt.models.zoo $(BENCH)
 	$(BIN)/python -m graphopt.tools.bench_simplify $(BENCH:%=.cache/models/zoo/%.ts.onnx) \
 		$(BENCH:%=.cache/models/zoo/%.dyn.onnx) --peers-python $(PEERS)/bin/python
+	$(BIN)/python -m graphopt.tools.bench_quantize $(BENCH:%=.cache/models/zoo/%.ts.onnx)
+	$(BIN)/python -m graphopt.tools.bench_calibration .cache/models/zoo/$(firstword $(BENCH)).ts.onnx
 
 # The peers have a place of their own: they are measured, not used.
 $(PEERS)/.installed: Makefile

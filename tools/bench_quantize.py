@@ -83,6 +83,7 @@ TOOLS: dict[str, tuple[str, str]] = {
     "static-half": (_GRAPHOPT, "quantize-static{scope=half}"),
     "smooth-dynamic": (_GRAPHOPT, "smooth-quant,gptq,quantize-dynamic"),
     "smooth-static": (_GRAPHOPT, "smooth-quant,gptq,quantize-static"),
+    "auto": (_GRAPHOPT, "quantize-auto{target=0.99}"),
     "weights-8": (_GRAPHOPT, "quantize-weights"),
     "weights-4": (_GRAPHOPT, "upgrade-opset{to=21},quantize-weights{bits=4}"),
 }
