@@ -10,10 +10,10 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 from graphopt.passes.quantize.quantize_static import QuantizeStatic
-from quantized import load_with_weights, run_optimized
+from quantized import array_of, load_with_weights, run_optimized, set_array
 
 from graphopt import model_io
-from graphopt.errors import SamplesError
+from graphopt.errors import ModelError, SamplesError
 from graphopt.passbase import Context
 from graphopt.samples import Samples
 
@@ -152,3 +152,34 @@ def test_statistics_of_other_samples_are_refused(
     context.samples = Samples.from_feeds(good(5))
     with pytest.raises(SamplesError, match="of other samples"):
         QuantizeStatic(statistics=path).run(network(), context)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize("method", METHODS)
+def test_weight_that_is_not_finite_is_refused_by_name(
+    value: float, method: str, context: Context
+) -> None:
+    model = network()
+    weight = array_of(model, "B").copy()
+    weight[1, 2] = value
+    set_array(model, "B", weight)
+    context.samples = Samples.from_feeds(good(), model_io.input_specs(model))
+    with pytest.raises(ModelError, match="'B'"):
+        QuantizeStatic(method=method).run(model, context)
+
+
+def test_zeros_are_warned_of_by_input(
+    context: Context, caplog: pytest.LogCaptureFixture
+) -> None:
+    calibrate([{"x": np.zeros((2, 8), np.float32)}] * 3, context, "minmax")
+    assert "input 'x' is zero everywhere" in caplog.text
+
+
+def test_reader_that_never_ends_is_refused(context: Context) -> None:
+    class Endless:
+        def get_next(self) -> dict[str, np.ndarray]:
+            return good(1)[0]
+
+    context.samples = Samples.from_reader(Endless(), max_feeds=20)
+    with pytest.raises(SamplesError, match="delivered 20 feeds and has not come to an end"):
+        QuantizeStatic().run(network(), context)
