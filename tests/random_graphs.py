@@ -165,7 +165,7 @@ def _run_node(node: onnx.NodeProto, run: dict[str, np.ndarray]) -> list[np.ndarr
     if node.op_type in ("ReduceSum", "ArgMax") and run[names[0]].size == 0:
         return None
     # A window that does not fit is no valid model; onnxruntime pads it silently.
-    if node.op_type == "MaxPool" and run[names[0]].shape[-1] < 2:
+    if node.op_type == "MaxPool" and run[names[0]].shape[-1:] < (2,):
         return None
     kinds = {name: oh.np_dtype_to_tensor_dtype(run[name].dtype) for name in names}
     inputs = [oh.make_tensor_value_info(n, k, run[n].shape) for n, k in kinds.items()]
