@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import logging
 import os
@@ -12,31 +11,15 @@ import tempfile
 from collections.abc import Sequence
 from typing import Any
 
-import onnx_ir as ir
-
 from graphopt.errors import PipelineError
 
 from .auto_search import Choice, Evaluation, Measure, Speed
 
-__all__ = ["Journal", "fingerprint"]
+__all__ = ["Journal"]
 
 logger = logging.getLogger(__name__)
 
 VERSION = 3
-
-
-def fingerprint(model: ir.Model, *settings: object) -> str:
-    """Return a text that changes when the model, its weights or the settings do."""
-    digest = hashlib.blake2b(repr(settings).encode(), digest_size=16)
-    for node in ir.traversal.RecursiveGraphIterator(model.graph):
-        inputs = [value.name if value is not None else "" for value in node.inputs]
-        digest.update(repr((node.op_type, node.name, inputs)).encode())
-    for graph in model.graphs():
-        for name, value in sorted(graph.initializers.items()):
-            digest.update(name.encode())
-            if value.const_value is not None:
-                digest.update(value.const_value.tobytes())
-    return digest.hexdigest()
 
 
 class Journal:

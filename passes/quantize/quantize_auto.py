@@ -35,6 +35,7 @@ from typing import ClassVar
 
 import onnx_ir as ir
 
+from graphopt.calibration.store import fingerprint
 from graphopt.errors import PipelineError
 from graphopt.passbase import Context, Pass, PassResult, Promise
 from graphopt.quality import Quality
@@ -43,7 +44,7 @@ from graphopt.scores import UserMetric, metric_of
 
 from .auto_bench import AutoBench, Scheme
 from .auto_held_out import HeldOut
-from .auto_journal import Journal, fingerprint
+from .auto_journal import Journal
 from .auto_judge import Judge
 from .auto_report import report_of
 from .auto_search import Choice, Evaluation, Search, Speed
@@ -112,7 +113,7 @@ class QuantizeAuto(Pass):
         journal = Journal(
             bench,
             pathlib.Path(self.journal) if self.journal else context.journal,
-            fingerprint(model, samples.describe(), name, target, self.recover),
+            repr((fingerprint(model), samples.describe(), name, target, self.recover)),
             is_strict=bool(self.journal),
         )
         search = Search(
