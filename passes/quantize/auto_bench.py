@@ -18,8 +18,8 @@ from graphopt.calibration.statistics import TensorStatistics
 from graphopt.ledger import Ledger
 from graphopt.passbase import Context, Pass
 
+from .auto_choice import Choice, Evaluation, Speed
 from .auto_judge import Judge
-from .auto_search import Choice, Evaluation, Speed
 from .gptq import Gptq
 from .linear import Linear, finite_array, read_linear
 from .quantize_dynamic import QuantizeDynamic

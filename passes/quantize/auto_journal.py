@@ -13,7 +13,8 @@ from typing import Any
 
 from graphopt.errors import PipelineError
 
-from .auto_search import Choice, Evaluation, Measure, Speed
+from .auto_choice import Choice, Evaluation, Speed
+from .auto_search import Measure
 
 __all__ = ["Journal"]
 

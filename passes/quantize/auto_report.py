@@ -8,7 +8,7 @@ from graphopt.quality import Quality
 from graphopt.report.search import Candidate, Precision, SearchReport
 
 from .auto_bench import AutoBench
-from .auto_search import Choice, Evaluation, Outcome, pareto_front
+from .auto_choice import Choice, Evaluation, Outcome, pareto_front
 
 __all__ = ["report_of"]
 

@@ -43,11 +43,12 @@ from graphopt.report.search import SearchReport
 from graphopt.scores import UserMetric, metric_of
 
 from .auto_bench import AutoBench, Scheme
+from .auto_choice import Choice, Evaluation, Speed
 from .auto_held_out import HeldOut
 from .auto_journal import Journal
 from .auto_judge import Judge
 from .auto_report import report_of
-from .auto_search import Choice, Evaluation, Search, Speed
+from .auto_search import Search
 
 __all__ = ["QuantizeAuto"]
 

@@ -6,14 +6,14 @@ from collections.abc import Sequence
 
 import hypothesis
 import pytest
-from graphopt.passes.quantize.auto_search import (
+from graphopt.passes.quantize.auto_choice import (
     Choice,
     Evaluation,
     Outcome,
-    Search,
     Speed,
     pareto_front,
 )
+from graphopt.passes.quantize.auto_search import Search
 from hypothesis import strategies as st
 
 NAMES = [f"op{i}" for i in range(16)]

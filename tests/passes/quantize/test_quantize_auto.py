@@ -8,7 +8,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 from graphopt.passes.quantize.auto_bench import AutoBench
-from graphopt.passes.quantize.auto_search import Speed
+from graphopt.passes.quantize.auto_choice import Speed
 from graphopt.passes.quantize.quantize_auto import QuantizeAuto
 from quantized import array_of, load_with_weights, set_array
 
