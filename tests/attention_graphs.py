@@ -32,6 +32,21 @@ MASKS: dict[str, tuple[str, str, str]] = {
            t = IsNaN(r)
            p = Where(t, zero, r)""",
     ),
+    "guarded_by_mask": (
+        "bool[B, 1, S, S] m",
+        "f = Where(m, zero, infinite)",
+        """a = Add(s, f)
+           r = Softmax <axis=-1> (a)
+           w = ReduceMax(f, last)
+           t = Equal(w, infinite)
+           p = Where(t, zero, r)""",
+    ),
+    "guarded_by_nothing": (
+        "",
+        "",
+        """r = Softmax <axis=-1> (s)
+           p = Where(never, zero, r)""",
+    ),
     "where": (
         "bool[B, 1, S, S] m",
         "",
@@ -76,6 +91,7 @@ _CONSTANTS = """int64[1] first = {0}, int64[1] last = {-1}, int64[2] inner = {1,
     int64 i1 = {1}, int64 i2 = {2}, int64[3] batched = {-1, 4, 2}, float zero = {0},
     int64[4] apart = {-1, 4, 4, 2}, float half = {0.7}, float two = {1.4},
     float fourth = {0.8}, float lowest = {-3.4028234663852886e+38}, float infinite = {-inf},
+    bool never = {0},
     float[1, 4, 4, 4] table = TABLE"""
 
 
@@ -172,4 +188,8 @@ class Spelling:
 
 def masked_by(spelling: Spelling) -> bool:
     """Whether the masks of ``spelling`` can be added to its scores."""
-    return spelling.split != "batched" or spelling.mask in ("none", "causal")
+    return spelling.split != "batched" or spelling.mask in (
+        "none",
+        "causal",
+        "guarded_by_nothing",
+    )

@@ -82,6 +82,9 @@ def find_attention(softmax: ir.Node, facts: Facts) -> Attention | Reason | None:
     found = probabilities_of(softmax, view, facts)
     if isinstance(found, Reason):
         return found
+    by = found.guarded_by
+    if by is not None and [(one.value, one.fill) for one in scores.masks] != [(by, None)]:
+        return Reason("rows are made 0 by another mask than that of the scores")
     keys, values = scores.product, found.product
     width, value_width = _last_size(keys.inputs[0], facts), _last_size(values.inputs[1], facts)
     if width is None or value_width is None:
@@ -105,8 +108,9 @@ def find_attention(softmax: ir.Node, facts: Facts) -> Attention | Reason | None:
     if not 0 < scale < math.inf:
         return Reason(f"scores are scaled by {scale:g}")
     nodes = [*scores.nodes, *found.nodes, values, *_behind(values, chosen[3].last)]
+    guarded = found.guarded or by is not None
     return Attention(
-        *chosen, scale, scores.masks, found.guarded, tuple(dict.fromkeys(nodes)), values
+        *chosen, scale, scores.masks, guarded, tuple(dict.fromkeys(nodes)), values
     )
 
 

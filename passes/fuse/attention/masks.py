@@ -27,6 +27,7 @@ __all__ = [
     "Summand",
     "mask_of_where",
     "plan_masks",
+    "uniform",
 ]
 
 NEGLIGIBLE = -1e30

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
+import numpy as np
 import onnx_ir as ir
 
 from graphopt.analysis.facts import Facts, attribute
@@ -12,7 +13,7 @@ from graphopt.analysis.symbolic.expressions import Dim, product
 from graphopt.rewrite import Reason
 
 from .axes import Axis, View, regrouped
-from .masks import Mask, mask_of_where
+from .masks import Mask, mask_of_where, uniform
 from .operands import LAYOUT, constant_factor
 
 __all__ = ["Probabilities", "Scores", "probabilities_of", "scores_of", "views_of_factors"]
@@ -48,12 +49,14 @@ class Probabilities:
     Attributes:
         product: The ``MatMul`` of probabilities and values.
         guarded: Whether ``NaN``, which a row without any finite score has, is made 0.
+        guarded_by: The mask whose rows of ``-inf`` are made 0, where that is what is asked.
         nodes: All of it, which only the product uses.
         view: View of the first factor of the product.
     """
 
     product: ir.Node
     guarded: bool
+    guarded_by: ir.Value | None
     nodes: tuple[ir.Node, ...]
     view: View
 
@@ -126,6 +129,7 @@ def _same(a: ir.Value, b: ir.Value, facts: Facts) -> bool:
 def probabilities_of(softmax: ir.Node, view: View, facts: Facts) -> Probabilities | Reason:
     """Return where the output of ``softmax`` is multiplied with the values."""
     value, nodes, guarded = softmax.outputs[0], [softmax], False
+    guarded_by: ir.Value | None = None
     for _ in range(MAX_DISTANCE):
         users = {use.node for use in value.uses()}
         guard = _guard(value, users, facts) if len(users) == 2 else None
@@ -137,7 +141,15 @@ def probabilities_of(softmax: ir.Node, view: View, facts: Facts) -> Probabilitie
         if node is None:
             return Reason("the probabilities have another use")
         if node.op_type == "MatMul" and node.inputs[0] is value:
-            return Probabilities(node, guarded, tuple(nodes), view)
+            return Probabilities(node, guarded, guarded_by, tuple(nodes), view)
+        if node.op_type == "Where" and _is_zero_or(value, node, facts):
+            if uniform(node.inputs[0], facts) != 0:
+                guarded_by = _mask_of_rows(node.inputs[0], facts)
+                if guarded_by is None:
+                    break
+            value = node.outputs[0]
+            nodes.append(node)
+            continue
         shape = facts.shape(node.outputs[0])
         after = regrouped(view, shape) if shape is not None else None
         if node.op_type not in LAYOUT or node.inputs[0] is not value or after is None:
@@ -155,10 +167,41 @@ def _guard(
     choice = next((node for node in users if node.op_type == "Where"), None)
     if test is None or choice is None or facts.only_use(test.outputs[0]) is not choice:
         return None
-    zero = facts.array(choice.inputs[1], max_elements=1)
-    if choice.inputs[0] is not test.outputs[0] or choice.inputs[2] is not value:
+    if choice.inputs[0] is not test.outputs[0] or not _is_zero_or(value, choice, facts):
         return None
-    return (test, choice) if zero is not None and zero.size == 1 and not zero.any() else None
+    return test, choice
+
+
+def _is_zero_or(value: ir.Value, choice: ir.Node, facts: Facts) -> bool:
+    """Whether the ``Where`` gives 0 or ``value``, in the shape of ``value``."""
+    zero = facts.array(choice.inputs[1], max_elements=1)
+    is_zero = zero is not None and zero.size == 1 and not zero.any()
+    return is_zero and choice.inputs[2] is value and _same(value, choice.outputs[0], facts)
+
+
+def _mask_of_rows(condition: ir.Value | None, facts: Facts) -> ir.Value | None:
+    """Return the mask of which ``condition`` says that a row is nothing but ``-inf``.
+
+    That is how the ONNX standard defines ``Attention``.
+    """
+    test = condition.producer() if condition is not None else None
+    if test is None or test.op_type != "Equal":
+        return None
+    number = facts.array(test.inputs[1], max_elements=1)
+    largest = test.inputs[0].producer() if test.inputs[0] is not None else None
+    if number is None or not np.isneginf(number).all() or largest is None:
+        return None
+    axes = attribute(largest, "axes")
+    if axes is None and len(largest.inputs) > 1:
+        axes = facts.array(largest.inputs[1], max_elements=1)
+    shape = facts.shape(largest.inputs[0])
+    if largest.op_type != "ReduceMax" or axes is None or not shape or not _keeps(largest):
+        return None
+    return largest.inputs[0] if list(axes) in ([-1], [len(shape) - 1]) else None
+
+
+def _keeps(reduction: ir.Node) -> bool:
+    return bool(attribute(reduction, "keepdims", 1))
 
 
 def views_of_factors(

@@ -204,6 +204,13 @@ REFUSED = {
         "may be -inf",
         23,
     ),
+    "rows_of_another_mask_are_0": (
+        """a = Add(s, w) r = Softmax <axis = -1> (a) l = ReduceMax(m, last)
+        n = Equal(l, infinite) p = Where(n, zero, r)""",
+        "float[1, 1, S, T] w, float[1, 1, S, T] m",
+        "another mask",
+        23,
+    ),
     "no_key_is_nan": (
         f"a = Where(m, s, infinite) {SOFTMAX_A}",
         "bool[B, 1, S, T] m",
