@@ -34,14 +34,15 @@ MARGIN = 2.0
 """How much larger than on the samples an activation may become elsewhere."""
 
 _NEEDS_FLOAT32 = frozenset({
-    "BatchNormalization", "Cast", "CumSum", "DequantizeLinear", "DynamicQuantizeLinear",
-    "Exp", "Log", "LogSoftmax", "LpPool", "NonMaxSuppression", "Pow", "QuantizeLinear",
-    "Range", "Reciprocal", "ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp",
-    "ReduceMean", "ReduceProd", "ReduceSum", "ReduceSumSquare", "Resize", "Softplus",
-    "Sqrt", "TopK",
+    "BatchNormalization", "BitCast", "Cast", "CumSum", "DequantizeLinear",
+    "DynamicQuantizeLinear", "Exp", "Log", "LogSoftmax", "LpPool", "NonMaxSuppression",
+    "Pow", "QuantizeLinear", "Range", "Reciprocal", "ReduceL1", "ReduceL2", "ReduceLogSum",
+    "ReduceLogSumExp", "ReduceMean", "ReduceProd", "ReduceSum", "ReduceSumSquare", "Resize",
+    "Scatter", "ScatterElements", "ScatterND", "Softplus", "Sqrt", "TopK",
 })  # fmt: skip
 """Powers, logarithms and long sums leave the range of float16; a Cast may carry integers that
-float16 rounds; the quantizers and the others have no float16 kernel on CPUs."""
+float16 rounds; the quantizers and the others have no float16 kernel on CPUs (onnxruntime 1.31,
+the node tests of the onnx package)."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -180,6 +180,11 @@ def test_casts_stand_where_float16_meets_float32(context: Context) -> None:
             "constant 'e': 3e+38 is beyond 65504",
         ),
         ("(float[N,32] x) => (float[N,32] y) { y = Sqrt(x) }", "it needs float32"),
+        (
+            "(float[4] x, int64[1,1] i, float[1] u) => (float[4] y)"
+            '{ y = ScatterND <reduction = "max"> (x, i, u) }',
+            "it needs float32",
+        ),
     ],
 )
 def test_operator_stays_in_float32(text: str, reason: str, context: Context) -> None:
