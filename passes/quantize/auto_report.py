@@ -38,6 +38,8 @@ def report_of(
         notes.append(
             "interrupted: this is the best so far; the same command goes on from here"
         )
+    elif not outcome.is_complete:
+        notes.append(f"the time was up after {len(outcome.evaluations) - 1} choices")
     return SearchReport(
         metric,
         target,

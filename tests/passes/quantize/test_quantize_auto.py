@@ -178,6 +178,7 @@ def test_interrupt_keeps_what_was_found(
 def test_budget_ends_the_search(context: Context) -> None:
     result = choose(network(), context, budget_s=1e-6)
     assert result.details["evaluations"] == 1  # the original
+    assert "the time was up after 0 choices" in result.details["notes"]
     assert not result.details["is_complete"]
 
 
