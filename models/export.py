@@ -10,13 +10,17 @@ onnxruntime; the tolerance is ``exporters.TOLERANCE``.
 from __future__ import annotations
 
 import pathlib
+from typing import TYPE_CHECKING
 
 import click
 
 from .command import Command
 from .data import INPUT, load_digits
 
-__all__ = ["OUTPUT", "export_digits"]
+if TYPE_CHECKING:
+    from torch import nn
+
+__all__ = ["OUTPUT", "export_digits", "export_network"]
 
 OUTPUT = "logits"
 
@@ -25,28 +29,38 @@ CHECKED_BATCHES = (1, 5)
 they take a dimension of 1 for a constant."""
 
 
-def export_digits(source: pathlib.Path, path: pathlib.Path, exporter: str = "dynamo") -> float:
+def export_digits(
+    source: pathlib.Path, path: pathlib.Path, exporter: str = "dynamo", optimize: bool = True
+) -> float:
     """Write the network of a checkpoint as ONNX; return its difference from PyTorch.
 
     Args:
         source: The checkpoint.
         path: The ONNX file.
         exporter: ``"dynamo"`` or ``"torchscript"``.
+        optimize: Let the exporter simplify the graph.
 
     Raises:
         CheckpointError: The source is no checkpoint.
         ExportError: The export fails, or differs from PyTorch by more than the tolerance.
     """
+    from .checkpoint import load_network
+
+    return export_network(load_network(source), path, exporter, optimize)
+
+
+def export_network(
+    network: nn.Module, path: pathlib.Path, exporter: str = "dynamo", optimize: bool = True
+) -> float:
+    """Write a network for the digits as ONNX; see ``export_digits``."""
     import torch
 
     from . import exporters
-    from .checkpoint import load_network
 
-    network = load_network(source)
     axes = {0: "batch"}
     interface = exporters.Interface((INPUT,), (OUTPUT,), {INPUT: axes, OUTPUT: axes})
     images = torch.from_numpy(load_digits().calibration.images)
-    exporters.export(network, [images[:2]], interface, path, exporter)
+    exporters.export(network, [images[:2]], interface, path, exporter, optimize)
     batches = [[images[:size]] for size in CHECKED_BATCHES]
     return exporters.check(network, path, interface, batches)
 

@@ -23,7 +23,7 @@ from .networks import create
 from .objectives import Objective
 from .settings import Settings
 
-__all__ = ["accuracy", "fit"]
+__all__ = ["accuracy", "fit", "tune"]
 
 
 def fit(
@@ -91,6 +91,35 @@ def fit(
                 report(name, epoch + 1, settings.epochs, f"loss {losses[-1]:.4f}")
     assert state is not None  # at least one epoch was done, now or before
     return state
+
+
+def tune(
+    network: nn.Module,
+    data: Split,
+    settings: Settings,
+    objective: Objective,
+    report: Report | None = None,
+) -> list[float]:
+    """Train a network, which is changed, from the weights that it has; return the losses.
+
+    Raises:
+        TrainingError: The loss is no longer a finite number.
+    """
+    batch = len(data) if settings.method == "gd" else settings.batch_size
+    optimizer = torch.optim.SGD(
+        network.parameters(), lr=settings.lr, momentum=settings.momentum
+    )
+    order = torch.Generator().manual_seed(settings.seed)
+    losses: list[float] = []
+    with _one_thread(), _one_generator(settings.seed):
+        for epoch in range(settings.epochs):
+            losses.append(
+                _epoch(network, optimizer, data, settings, objective, order, epoch, batch)
+            )
+            if report is not None:
+                report("fine-tuning", epoch + 1, settings.epochs, f"loss {losses[-1]:.4f}")
+    network.eval()
+    return losses
 
 
 def _epoch(
