@@ -222,8 +222,8 @@ def _resize(part: nn.Module, groups: int) -> None:
         case nn.Embedding():
             part.num_embeddings, part.embedding_dim = part.weight.shape
         case nn.LSTM() | nn.GRU() | nn.RNN():
-            part.hidden_size = part.weight_hh_l0.shape[1]
-            part.input_size = part.weight_ih_l0.shape[1]
+            part.hidden_size = part.get_parameter("weight_hh_l0").shape[1]
+            part.input_size = part.get_parameter("weight_ih_l0").shape[1]
             part.flatten_parameters()
         case _:
             pass

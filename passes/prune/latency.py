@@ -1,8 +1,9 @@
 """Milliseconds of a model as a function of how much each group keeps, measured.
 
-Each group is cut alone to a few counts, and the smaller models run in turn with the whole one.
-What several cuts save together is not the sum of what each saves, so a plan made from the
-table is measured itself, and the target that it was made for is corrected.
+Each group is cut alone to a few counts, and the smaller models run in turn with the whole one;
+what that says is weighed against what the multiplications say, by the noise of the
+measurement. What several cuts save together is not the sum of what each saves, so a plan made
+from the table is measured itself, and the target that it was made for is corrected.
 """
 
 from __future__ import annotations
@@ -21,12 +22,14 @@ from graphopt.analysis.coupling.groups import Dimensions, find_groups
 from graphopt.ledger import Ledger
 from graphopt.passbase import Context
 from graphopt.rewriter import Rewriter
+from graphopt.runtime import Latency
 from graphopt.samples import Samples
 
+from .budget import Savings
 from .compaction import Compactor
 from .ranking import Ranking
 
-__all__ = ["Stopwatch", "fit_to_latency"]
+__all__ = ["Stopwatch", "believed", "fit_to_latency"]
 
 SHARES = (0.75, 0.5, 0.25)
 """Shares of a group that are measured; in between the time is taken to be linear."""
@@ -36,6 +39,9 @@ TOGETHER = 6
 
 TRIES = 6
 """Plans that are measured until one is close to the target."""
+
+DOUBT = 0.5
+"""Standard deviation of what multiplications say about time, as a share of it."""
 
 CLOSE = 0.02
 """A plan this close to the target is good enough; measurements repeat within 1 to 3 %."""
@@ -72,13 +78,17 @@ class Stopwatch:
         self._feed = next(iter(samples.feeds()))
 
     def table(
-        self, rankings: Sequence[Ranking], counts: Callable[[Ranking], Sequence[int]]
+        self,
+        rankings: Sequence[Ranking],
+        counts: Callable[[Ranking], Sequence[int]],
+        expected: Mapping[str, Savings],
     ) -> dict[str, dict[int, float]]:
         """Return group -> count -> share of the time that keeping so many saves.
 
         Args:
             rankings: Which indices go from each group.
             counts: Which counts to measure.
+            expected: Group -> what each count should save by its multiplications.
         """
         cuts = [(one, kept) for one in rankings for kept in counts(one)]
         task = self._context.progress.track("measuring cuts", len(cuts))
@@ -94,8 +104,10 @@ class Stopwatch:
                     path.parent.mkdir(exist_ok=True)
                     self._save_cut(one, kept, path)
                     paths.append(path)
-                for (one, kept), ratio in zip(part, self._ratios(whole, paths), strict=True):
-                    found[one.group.name][kept] = 1.0 - ratio
+                timed = self._time(whole, paths, self._repetitions)
+                for (one, kept), latency in zip(part, timed, strict=True):
+                    name = one.group.name
+                    found[name][kept] = believed(latency, expected[name](kept))
                     task.advance()
         task.close()
         return found
@@ -112,11 +124,11 @@ class Stopwatch:
         removed = ranking.removed(ranking.group.size - kept)
         Compactor(self._dimensions, rewriter).cut(ranking.group, removed)
 
-    def _ratios(self, whole: pathlib.Path, others: Sequence[pathlib.Path]) -> list[float]:
-        found = self._context.runtime.latency(
-            [whole, *others], self._feed, repetitions=self._repetitions
-        )
-        return [one.ratio for one in found[1:]]
+    def _time(
+        self, whole: pathlib.Path, others: Sequence[pathlib.Path], repetitions: int
+    ) -> list[Latency]:
+        runtime = self._context.runtime
+        return runtime.latency([whole, *others], self._feed, repetitions, max_seconds=40)[1:]
 
     def measure(self, rankings: Sequence[Ranking], kept: Mapping[str, int]) -> float:
         """Return the time of the model cut as said, as a share of the whole one's."""
@@ -133,8 +145,23 @@ class Stopwatch:
             paths = [pathlib.Path(folder) / name for name in ("whole.onnx", "cut.onnx")]
             model_io.save(self._model, paths[0])
             model_io.save(copy, paths[1])
-            (ratio,) = self._ratios(paths[0], paths[1:])
-        return ratio
+            # One plan is worth more rounds than one entry of the table.
+            (found,) = self._time(paths[0], paths[1:], 4 * self._repetitions)
+        return found.ratio
+
+
+def believed(measured: Latency, expected: float) -> float:
+    """Return the share of the time that a cut saves, from a measurement and an expectation.
+
+    Both are weighted by how well they are known. One group of many saves a hundredth, which
+    drowns in the noise of a busy machine; on a quiet one the measurement decides.
+    """
+    low, high = measured.ratio_quartiles
+    # Standard error of a median (McGill, Tukey & Larsen 1978).
+    error = max(0.93 * (high - low) / measured.repetitions**0.5, 1e-4)
+    trust = max(DOUBT * abs(expected), 1e-4)
+    share = trust**2 / (trust**2 + error**2)
+    return share * (1.0 - measured.ratio) + (1.0 - share) * expected
 
 
 @dataclasses.dataclass(frozen=True)

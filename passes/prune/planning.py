@@ -10,7 +10,7 @@ import numpy as np
 from graphopt.analysis.coupling.groups import Dimensions
 
 from .allocation import Limits, allowed_counts, kept_count, select
-from .budget import Option, Savings, options_of, solve
+from .budget import Savings, options_of, solve
 from .latency import SHARES, Stopwatch, fit_to_latency
 from .plan import Entry, Plan
 from .ranking import Choice, Measuring, Ranking, rank
@@ -108,7 +108,11 @@ def _within(
             kept = {name: min(kept[name], found[name]) for name in kept}
     if budget.latency:
         assert stopwatch is not None, "time is measured with something"
-        found = _timed(stopwatch, rankings, limits, budget.latency)
+        expected = {
+            one.group.name: _counted_savings(dimensions, one, dimensions.multiplications)
+            for one in rankings
+        }
+        found = _timed(stopwatch, rankings, expected, limits, budget.latency)
         kept = {name: min(kept[name], found[name]) for name in kept}
     return kept
 
@@ -121,33 +125,39 @@ def _counted(
     target: float,
 ) -> dict[str, int]:
     """Meet a target of something that can be counted for any cut."""
-    nothing = np.zeros(dimensions.atom_count, bool)
-    whole = count(nothing) or 1
+    whole = count(np.zeros(dimensions.atom_count, bool)) or 1
 
     def share(kept: Mapping[str, int]) -> float:
-        dead = nothing.copy()
+        dead = np.zeros(dimensions.atom_count, bool)
         for one in rankings:
             gone = one.order[: one.group.size - kept[one.group.name]]
             dead[one.group.atoms[gone]] = True
         return count(dead) / whole
 
-    options: dict[str, list[Option]] = {}
-    full = {one.group.name: one.group.size for one in rankings}
-    for one in rankings:
-        # What a group costs is affine in how many indices it keeps.
-        some = len(one.order)
-        each = (1 - share({**full, one.group.name: one.group.size - some})) / some
-        options[one.group.name] = options_of(one, _linear(one, each), limits)
+    options = {
+        one.group.name: options_of(one, _counted_savings(dimensions, one, count), limits)
+        for one in rankings
+    }
     return solve(options, share, target)
 
 
-def _linear(ranking: Ranking, each: float) -> Savings:
-    size = ranking.group.size
+def _counted_savings(
+    dimensions: Dimensions, ranking: Ranking, count: Callable[[np.ndarray], int]
+) -> Savings:
+    """Return what cutting one group saves: affine in how many indices it keeps."""
+    size, dead = ranking.group.size, np.zeros(dimensions.atom_count, bool)
+    whole = count(dead) or 1
+    dead[ranking.group.atoms[ranking.order]] = True
+    each = (1 - count(dead) / whole) / len(ranking.order)
     return lambda kept: (size - kept) * each
 
 
 def _timed(
-    stopwatch: Stopwatch, rankings: Sequence[Ranking], limits: Limits, target: float
+    stopwatch: Stopwatch,
+    rankings: Sequence[Ranking],
+    expected: Mapping[str, Savings],
+    limits: Limits,
+    target: float,
 ) -> dict[str, int]:
     """Meet a target of time: from a table of each group alone, corrected by measurements."""
 
@@ -159,7 +169,7 @@ def _timed(
         ]
         return sorted(set(near))
 
-    table = stopwatch.table(rankings, counts)
+    table = stopwatch.table(rankings, counts, expected)
     options = {
         one.group.name: options_of(one, _interpolated(one, table[one.group.name]), limits)
         for one in rankings
@@ -176,6 +186,8 @@ def _timed(
         lambda aim: solve(options, predicted, aim),
         lambda kept: stopwatch.measure(rankings, kept),
     )
+    if reached.ratio >= 1:
+        return {one.group.name: one.group.size for one in rankings}
     return reached.kept
 
 

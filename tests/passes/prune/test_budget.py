@@ -5,14 +5,15 @@ import onnx_ir as ir
 import pytest
 from graphopt.passes.prune.allocation import Limits, allowed_counts
 from graphopt.passes.prune.budget import Option, solve
-from graphopt.passes.prune.latency import Stopwatch, fit_to_latency
-from graphopt.passes.prune.planning import _interpolated
+from graphopt.passes.prune.latency import Stopwatch, believed, fit_to_latency
+from graphopt.passes.prune.planning import Budget, _interpolated, make_plan
 from graphopt.passes.prune.prune_channels import PruneChannels
 from graphopt.passes.prune.ranking import Ranking, rank
 from graphs import apply, check, random_feeds, run, text_of
 from networks import groups_of, network
 
 from graphopt.passbase import Context
+from graphopt.runtime import Latency
 from graphopt.samples import Samples
 
 WIDE = """g (float[N, 3, 8, 8] x) => (float[N, 4, 8, 8] y)
@@ -157,6 +158,35 @@ def test_a_plan_is_corrected_by_what_is_measured():
     assert len(plans) > 1
 
 
+@pytest.mark.parametrize(
+    ("quartiles", "saved"),
+    [((0.8, 0.8), 0.2), ((0.0, 1.6), 0.1), ((0.775, 0.825), 0.165)],
+    ids=["a quiet machine", "a noisy one", "in between"],
+)
+def test_a_measurement_counts_as_much_as_it_is_certain(quartiles, saved):
+    measured = Latency(1, 1, (1, 1), ratio=0.8, ratio_quartiles=quartiles, repetitions=1)
+    assert believed(measured, expected=0.1) == pytest.approx(saved, abs=0.02)
+
+
+def test_nothing_is_cut_where_every_plan_is_slower():
+    class Slower:
+        def table(self, rankings, counts, expected):
+            return {one.group.name: dict.fromkeys(counts(one), 0.1) for one in rankings}
+
+        def measure(self, rankings, kept):
+            return 1.05
+
+    plan = make_plan(
+        groups_of(network(WIDE)),
+        0,
+        "l2",
+        Limits(),
+        budget=Budget(latency=0.6),
+        stopwatch=Slower(),
+    )
+    assert not any(entry.removed for entry in plan.entries)
+
+
 def test_the_fastest_plan_is_taken_where_the_target_cannot_be_met():
     ratios = iter([0.9, 0.8, 0.85, 0.95, 0.9, 0.9])
     count = itertools.count()
@@ -170,12 +200,6 @@ def test_a_plan_that_comes_again_is_not_measured_again():
     assert len(calls) == 1
 
 
-def stopwatch_of(model, runtime):
-    context = Context(samples=Samples.from_feeds([random_feeds(model)]))
-    context.share(runtime)
-    return Stopwatch(model, groups_of(model), context, untie=True, repetitions=3)
-
-
 def test_measuring_leaves_the_model_as_it_was(runtime):
     model = network(WIDE)
     before = text_of(model)
@@ -186,7 +210,8 @@ def test_measuring_leaves_the_model_as_it_was(runtime):
     groups = [group for group in dimensions.groups if not group.reason]
     rankings = list(rank(dimensions, [(group, group.size - 1) for group in groups], "l2"))
 
-    table = stopwatch.table(rankings, lambda one: [one.group.size // 2])
+    expected = {group.name: lambda kept: 0.1 for group in groups}
+    table = stopwatch.table(rankings, lambda one: [one.group.size // 2], expected)
     ratio = stopwatch.measure(rankings, {one.group.name: 8 for one in rankings})
 
     assert text_of(model) == before
