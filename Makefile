@@ -38,12 +38,16 @@ bench: $(INSTALLED) models $(PEERS)/.installed  ## graphopt and its peers, side 
 		$(BENCH:%=.cache/models/zoo/%.dyn.onnx) --peers-python $(PEERS)/bin/python
 	$(BIN)/python -m graphopt.tools.bench_quantize $(BENCH:%=.cache/models/zoo/%.ts.onnx)
 	$(BIN)/python -m graphopt.tools.bench_calibration .cache/models/zoo/$(firstword $(BENCH)).ts.onnx
+	$(BIN)/python -m graphopt.models.train student -o $(PEERS)/student.pt
+	$(BIN)/python -m graphopt.tools.bench_prune $(PEERS)/student.pt --peers $(PEERS)/torch-pruning
 
 # The peers have a place of their own: they are measured, not used.
 $(PEERS)/.installed: Makefile
 	$(PYTHON) -m venv $(PEERS)
 	$(PEERS)/bin/python -m pip install --quiet --constraint constraints.txt \
 		onnxslim==0.1.98 onnxsim==0.8.1 onnxscript onnxruntime
+	$(PEERS)/bin/python -m pip install --quiet --no-deps --target $(PEERS)/torch-pruning \
+		torch-pruning==1.6.1
 	touch $@
 
 $(INSTALLED): pyproject.toml constraints.txt

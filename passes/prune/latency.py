@@ -161,7 +161,7 @@ def believed(measured: Latency, expected: float) -> float:
     error = max(0.93 * (high - low) / measured.repetitions**0.5, 1e-4)
     trust = max(DOUBT * abs(expected), 1e-4)
     share = trust**2 / (trust**2 + error**2)
-    return share * (1.0 - measured.ratio) + (1.0 - share) * expected
+    return float(share * (1.0 - measured.ratio) + (1.0 - share) * expected)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -126,15 +126,21 @@ def _solutions(
     power = float(np.trace(moments.gram[:-1, :-1])) / max(weight.shape[1], 1)
     # In the metric of the differences to the old weights: what is left of the targets.
     rest = cross - gram @ old.T
+    # The matrix is the largest thing in memory: its diagonal is written in place.
+    diagonal = np.einsum("ii->i", gram)
+    unpulled = diagonal.copy()
     for strength in STRENGTHS:
         pull = np.full(size, strength * power)
         if free_bias:
             # A bias is not pulled; a little keeps the matrix regular.
             pull[-1] = 1e-9 * max(power, count)
+        diagonal[:] = unpulled + pull
         try:
-            solution = old + np.linalg.solve(gram + np.diag(pull), rest).T
+            solution = old + np.linalg.solve(gram, rest).T
         except np.linalg.LinAlgError:
             continue
+        finally:
+            diagonal[:] = unpulled
         if not np.isfinite(solution).all():
             continue
         new_bias = solution[:, -1] if free_bias else bias

@@ -1,0 +1,23 @@
+import json
+
+import pytest
+from click.testing import CliRunner
+from graphopt.models.data import load_digits
+from graphopt.models.loop import fit
+from graphopt.models.objectives import CrossEntropy
+from graphopt.models.settings import Settings
+from graphopt.tools import bench_prune
+
+
+@pytest.mark.slow
+def test_every_tool_gets_a_row_and_a_missing_peer_says_so(tmp_path):
+    checkpoint = tmp_path / "student.pt"
+    fit("student", load_digits().train, Settings(epochs=2), CrossEntropy(), checkpoint)
+    arguments = [checkpoint, "--ratios", "0.5", "--repetitions", "2", "--json"]
+    done = CliRunner().invoke(bench_prune.main, list(map(str, arguments)))
+    assert done.exit_code == 0, done.output
+    original, peer, plain, recovered = json.loads(done.stdout)
+    assert original["tool"] == "original"
+    assert "--peers" in peer["failed"]
+    assert plain["macs"] == recovered["macs"] < 0.5 * original["macs"]
+    assert recovered["accuracy"] >= plain["accuracy"]
