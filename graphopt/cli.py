@@ -15,7 +15,7 @@ import pathlib
 import shlex
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -26,6 +26,7 @@ from graphopt.errors import (
     EXIT_USAGE,
     GraphoptError,
     ValidationError,
+    error_json,
 )
 
 if TYPE_CHECKING:
@@ -40,26 +41,29 @@ Command = Callable[..., Any]
 class _Group(click.Group):
     """Prints every error in one line, with its code, and exits with its exit code."""
 
-    def main(self, *args: Any, **kwargs: Any) -> Any:
+    def main(self, args: Sequence[str] | None = None, *more: Any, **kwargs: Any) -> Any:
         kwargs["standalone_mode"] = False
+        as_json = "--json" in (sys.argv[1:] if args is None else args)
         try:
-            sys.exit(super().main(*args, **kwargs) or 0)
+            sys.exit(super().main(args, *more, **kwargs) or 0)
         except click.exceptions.NoArgsIsHelpError as error:
             error.show()
             sys.exit(EXIT_USAGE)
         except click.ClickException as error:
-            _fail("usage", error.format_message(), EXIT_USAGE)
+            _fail("usage", error.format_message(), EXIT_USAGE, as_json)
         except click.exceptions.Abort:
-            _fail("interrupted", "stopped; nothing was written.", 130)
+            _fail("interrupted", "stopped; nothing was written.", 130, as_json)
         except GraphoptError as error:
             if _debug():
                 traceback.print_exc()
-            _fail(error.code, f"{error.message} {error.hint}".strip(), error.exit_code)
+            message = f"{error.message} {error.hint}".strip()
+            _fail(error.code, message, error.exit_code, as_json)
         except Exception as error:
             if _debug():
                 traceback.print_exc()
             text = " ".join(f"{type(error).__name__}: {error}".split())
-            _fail("defect", f"{text} Run with --debug and report this.", EXIT_DEFECT)
+            message = f"{text} Run with --debug and report this."
+            _fail("defect", message, EXIT_DEFECT, as_json)
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command, and get what it printed out while a closed pipe is no error."""
@@ -72,8 +76,10 @@ def _debug() -> bool:
     return logging.getLogger("graphopt").isEnabledFor(logging.DEBUG)
 
 
-def _fail(code: str, message: str, status: int) -> None:
+def _fail(code: str, message: str, status: int, as_json: bool) -> None:
     click.echo(f"graphopt: error [{code}]: {message}", err=True)
+    if as_json:
+        click.echo(json.dumps(error_json(code, message, status), indent=2))
     sys.exit(status)
 
 
@@ -160,6 +166,12 @@ def _data_options(command: Command) -> Command:
     "[default: default; auto with --target]",
 )
 @click.option(
+    "--skip",
+    multiple=True,
+    metavar="PASS",
+    help="Leave a pass of the pipeline out, by its name; may be given again.",
+)
+@click.option(
     "--emit",
     type=click.Choice(["standard", "onnxruntime"]),
     default="standard",
@@ -204,11 +216,14 @@ def optimize(model: pathlib.Path, output: pathlib.Path, **given: Any) -> int:
     Nothing is written unless the result loads, runs and agrees with MODEL. A pass that makes
     the model slower is left out, and the report says so.
     """
-    from graphopt import api
+    from graphopt import api, pipeline
     from graphopt.instruments import DumpChanged, Timing, VerifyEach
     from graphopt.report import console as report
     from graphopt.report.json import result_to_json
 
+    passes = given["passes"]
+    if given["skip"]:
+        passes = pipeline.without(pipeline.parse(passes or "default"), given["skip"])
     words = report.console(stderr=True)
     watch: list[Any] = []
     if given["verify_each"]:
@@ -221,7 +236,7 @@ def optimize(model: pathlib.Path, output: pathlib.Path, **given: Any) -> int:
         try:
             result = api.optimize(
                 model,
-                given["passes"],
+                passes,
                 samples=_read_samples(model, given),
                 output=output,
                 options=_options(given),

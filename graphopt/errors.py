@@ -31,6 +31,7 @@ __all__ = [
     "PipelineError",
     "SamplesError",
     "ValidationError",
+    "error_json",
     "nearest",
 ]
 
@@ -125,6 +126,16 @@ class ValidationError(GraphoptError):
     family = "validation"
     exit_code = EXIT_INVALID
     result: Result | None = None
+
+
+def error_json(code: str, message: str, status: int) -> dict[str, object]:
+    """Return what a command prints to stdout in place of its result, with ``--json``."""
+    return {
+        "schema": "graphopt/error/1",
+        "code": code,
+        "message": message,
+        "exit_code": status,
+    }
 
 
 def nearest(name: str, valid: Iterable[str]) -> str:

@@ -26,7 +26,7 @@ from graphopt.errors import PipelineError, nearest
 from graphopt.passbase import Pass
 from graphopt.rewrite import Fixpoint, RulePass
 
-__all__ = ["PRESETS", "check_order", "format_pass", "format_pipeline", "parse"]
+__all__ = ["PRESETS", "check_order", "format_pass", "format_pipeline", "parse", "without"]
 
 SIMPLIFY = (
     "inline-functions,infer-shapes,"
@@ -90,6 +90,36 @@ def parse(text: str, *, has_target: bool = False) -> list[Pass]:
     return list(_items(_Scanner(text), presets, closing="", depth=0))
 
 
+def without(passes: Sequence[Pass], names: Iterable[str]) -> list[Pass]:
+    """Return the passes without those that are called by one of ``names``, in brackets or not.
+
+    Raises:
+        PipelineError: A name is not in the pipeline, or nothing is left.
+    """
+    unwanted = set(names)
+    present = {one.name for pass_ in passes for one in _flat(pass_)}
+    for name in sorted(unwanted - present):
+        raise PipelineError(
+            "not-in-pipeline",
+            f"there is no {name!r} in the pipeline to leave out.",
+            hint=nearest(name, present),
+        )
+    left: list[Pass] = []
+    for pass_ in passes:
+        kept = [one for one in _flat(pass_) if one.name not in unwanted]
+        if isinstance(pass_, Fixpoint) and kept:
+            left.append(Fixpoint(tuple(one for one in kept if isinstance(one, RulePass))))
+        else:
+            left += kept
+    if not left:
+        raise PipelineError("empty", "no pass of the pipeline is left.")
+    return left
+
+
+def _flat(pass_: Pass) -> Sequence[Pass]:
+    return pass_.passes if isinstance(pass_, Fixpoint) else [pass_]
+
+
 def format_pipeline(passes: Iterable[Pass]) -> str:
     """Return the text that ``parse`` turns into equal passes."""
     return ",".join(format_pass(pass_) for pass_ in passes)
@@ -113,9 +143,7 @@ def check_order(passes: Sequence[Pass]) -> None:
     Raises:
         PipelineError: A pass stands before one that it must follow.
     """
-    flat: list[Pass] = []
-    for pass_ in passes:
-        flat += pass_.passes if isinstance(pass_, Fixpoint) else [pass_]
+    flat = [one for pass_ in passes for one in _flat(pass_)]
     for index, pass_ in enumerate(flat):
         before = {earlier.name for earlier in flat[:index]}
         for later in flat[index + 1 :]:

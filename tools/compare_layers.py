@@ -8,7 +8,9 @@ Steps:
      portion: each run returns as many tensors as the memory budget allows.
   3. A table shows, in the order of computation, the error, the signal-to-noise ratio and the
      ranges of every tensor over the threshold (--all: of every tensor), then the first of them
-     and the layers that add most noise: for a quantized model, the layers to blame.
+     and the layers that add most noise: for a quantized model, the layers to blame. The first
+     tensor with NaN or Inf is named, also where ORIGINAL has them: compare a model with itself
+     to find out where they come from.
 
 Typical usage:
   graphopt optimize model.onnx -o fast.onnx --json > run.json
@@ -56,7 +58,7 @@ SCHEMA = "graphopt/compare-layers/1"
 @click.option("--worst", "top", type=click.IntRange(0), default=5, show_default=True,
               help="How many layers to blame.")  # fmt: skip
 @click.option("--all", "everything", is_flag=True, help="List every tensor.")
-@click.option("--memory", type=click.IntRange(1), default=64, show_default=True,
+@click.option("--memory", type=click.IntRange(1), default=16, show_default=True,
               help="Megabytes of tensors that one run may return.")  # fmt: skip
 @click.option("--timeout", type=float, default=600.0, show_default=True, help="For one run.")
 def main(original: pathlib.Path, candidate: pathlib.Path, as_json: bool, **given: Any) -> int:
@@ -129,6 +131,12 @@ def _print(
         click.echo("no tensor is over the threshold")
     else:
         click.echo(f"first over the threshold: {first.name} ({first.op_type})")
+    odd = next((layer for layer in layers if layer.candidate_not_finite), None)
+    if odd is not None:
+        click.echo(
+            f"first with NaN or Inf: {odd.name} ({odd.op_type}), "
+            f"{odd.candidate_not_finite:,} elements, {odd.not_finite:,} in ORIGINAL"
+        )
     for place, layer in enumerate(blamed, 1):
         click.echo(f"{place}. to blame: {layer.name} ({layer.op_type}), "
                    f"adds noise of {layer.added_noise:.3g} times its signal")  # fmt: skip

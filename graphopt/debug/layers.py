@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import pickle
+import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TypeAlias
 
@@ -43,6 +45,9 @@ class Layer:
             inputs: what this layer adds. 0 where it adds none.
         range: Least and largest element in the original; ``candidate_range`` in the candidate.
         candidate_range: See ``range``.
+        not_finite: Elements of the original that are NaN or infinite;
+            ``candidate_not_finite`` in the candidate.
+        candidate_not_finite: See ``not_finite``.
         fault: Why it cannot be measured; empty where it can.
     """
 
@@ -54,6 +59,8 @@ class Layer:
     added_noise: float = 0.0
     range: tuple[float, float] | None = None
     candidate_range: tuple[float, float] | None = None
+    not_finite: int = 0
+    candidate_not_finite: int = 0
     fault: str = ""
 
     @property
@@ -112,7 +119,7 @@ def compare_layers(
     *,
     tolerance: Tolerance,
     graph: ir.Graph,
-    budget_bytes: int = 64 << 20,
+    budget_bytes: int = 16 << 20,
     advance: Callable[[int], None] = lambda tensors: None,
     observe: Observe = lambda name, want, got: None,
 ) -> list[Layer]:
@@ -206,29 +213,36 @@ def _compare(
 ) -> Iterator[tuple[str, Layer]]:
     """Yield the layers of one portion; halve it where onnxruntime refuses it."""
     meters = {name: _Meter(tolerance) for name in portion}
-    try:
-        with (
-            runtime.session(original, list(portion), optimize=False) as left,
-            runtime.session(
-                candidate, list(dict.fromkeys(names[n] for n in portion)), optimize=False
-            ) as right,
-        ):
-            for index, feed in enumerate(feeds):
-                want, got = left.run(feed), right.run(feed)
-                for name, meter in meters.items():
-                    meter.add(index, want[name], got[names[name]])
-                    observe(name, want[name], got[names[name]])
-    except ExecutionError as error:
-        if len(portion) == 1:
-            (name,) = portion
-            yield name, Layer(name, names[name], "", "", fault=error.message)
+    there = list(dict.fromkeys(names[name] for name in portion))
+    # One after the other, so that only one model is in memory; what the first computed waits
+    # on the disk.
+    with tempfile.TemporaryFile(prefix="graphopt-") as waiting:
+        try:
+            with runtime.session(original, list(portion), optimize=False) as session:
+                for feed in feeds:
+                    want = session.run(feed)
+                    for name in portion:
+                        pickle.dump(want.pop(name), waiting, protocol=5)
+            waiting.seek(0)
+            with runtime.session(candidate, there, optimize=False) as session:
+                for index, feed in enumerate(feeds):
+                    got = session.run(feed)
+                    for name, meter in meters.items():
+                        one, other = pickle.load(waiting), got[names[name]]
+                        meter.add(index, one, other)
+                        observe(name, one, other)
+                    del got  # before the next ones come
+        except ExecutionError as error:
+            if len(portion) == 1:
+                (name,) = portion
+                yield name, Layer(name, names[name], "", "", fault=error.message)
+                return
+            middle = len(portion) // 2
+            for half in (portion[:middle], portion[middle:]):
+                yield from _compare(
+                    original, candidate, half, names, feeds, runtime, tolerance, observe
+                )
             return
-        middle = len(portion) // 2
-        for half in (portion[:middle], portion[middle:]):
-            yield from _compare(
-                original, candidate, half, names, feeds, runtime, tolerance, observe
-            )
-        return
     for name, meter in meters.items():
         yield name, meter.layer(name, names[name])
 
@@ -239,6 +253,7 @@ class _Meter:
     def __init__(self, tolerance: Tolerance) -> None:
         self._meter = DifferenceMeter(tolerance)
         self._ranges: list[tuple[float, float] | None] = [None, None]
+        self._not_finite = [0, 0]
         self._fault = ""
 
     def add(self, sample: int, want: object, got: object) -> None:
@@ -255,6 +270,7 @@ class _Meter:
         self._meter.add(sample, want, got)
         for at, array in enumerate((want, got)):
             finite = array[np.isfinite(array)] if array.dtype.kind == "f" else array
+            self._not_finite[at] += array.size - finite.size
             if finite.size and array.dtype.kind in "fiub":
                 low, high = float(finite.min()), float(finite.max())
                 old = self._ranges[at] or (low, high)
@@ -272,6 +288,8 @@ class _Meter:
             self._meter.result(),
             range=left,
             candidate_range=right,
+            not_finite=self._not_finite[0],
+            candidate_not_finite=self._not_finite[1],
         )
 
 

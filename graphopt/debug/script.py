@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
-from graphopt.errors import EXIT_DEFECT, EXIT_USAGE, GraphoptError
+from graphopt.errors import EXIT_DEFECT, EXIT_USAGE, GraphoptError, error_json
 
 if TYPE_CHECKING:
     from graphopt.debug.checks import Check, CommandCheck
@@ -66,37 +66,42 @@ class Tool(click.Command):
         for line in (self.help or "").strip().splitlines():
             formatter.write(f"  {line.replace('``', '')}".rstrip() + "\n")
 
-    def main(self, *args: Any, **kwargs: Any) -> Any:
+    def main(self, args: Sequence[str] | None = None, *more: Any, **kwargs: Any) -> Any:
         """Run the command and exit."""
         kwargs["standalone_mode"] = False
+        as_json = "--json" in (sys.argv[1:] if args is None else args)
         try:
-            sys.exit(super().main(*args, **kwargs) or 0)
+            sys.exit(super().main(args, *more, **kwargs) or 0)
         except click.ClickException as error:
-            self._fail("usage", error.format_message(), EXIT_USAGE)
+            self._fail("usage", error.format_message(), EXIT_USAGE, as_json)
         except click.exceptions.Abort:
-            self._fail("interrupted", "stopped; the same command goes on from here.", 130)
+            self._fail("interrupted", "stopped.", 130, as_json)
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the function; turn what it raises into one line."""
-        traceback = ctx.params.pop("traceback")
+        traceback, as_json = ctx.params.pop("traceback"), ctx.params["as_json"]
         try:
             found = super().invoke(ctx)
         except GraphoptError as error:
             if traceback:
                 raise
-            self._fail(error.code, f"{error.message} {error.hint}".strip(), error.exit_code)
+            message = f"{error.message} {error.hint}".strip()
+            self._fail(error.code, message, error.exit_code, as_json)
         except (click.ClickException, click.exceptions.Exit, click.Abort, BrokenPipeError):
             raise
         except Exception as error:
             if traceback:
                 raise
             text = " ".join(f"{type(error).__name__}: {error}".split())
-            self._fail("defect", f"{text} Add --traceback and report this.", EXIT_DEFECT)
+            message = f"{text} Add --traceback and report this."
+            self._fail("defect", message, EXIT_DEFECT, as_json)
         sys.stdout.flush()  # here, where a reader that has left (``| head``) is no error
         return found
 
-    def _fail(self, code: str, message: str, status: int) -> NoReturn:
+    def _fail(self, code: str, message: str, status: int, as_json: bool) -> NoReturn:
         click.echo(f"{self.name}: error [{code}]: {message}", err=True)
+        if as_json:
+            print_json(error_json(code, message, status))
         sys.exit(status)
 
 
@@ -110,6 +115,9 @@ def recipe_options(function: Function) -> Function:
             default="default",
             show_default=True,
             help="A preset or a pipeline, as for graphopt optimize.",
+        ),
+        click.option(
+            "--skip", multiple=True, metavar="PASS", help="Leave this pass out; repeatable."
         ),
         click.option(
             "--data", type=PATH, help="Samples: an .npz with one array per input, or a folder."
@@ -181,7 +189,7 @@ def read_recipe(given: dict[str, Any]) -> Recipe:
 
     return Recipe(
         given["model"].absolute(),
-        tuple(pipeline.parse(given["passes"])),
+        tuple(pipeline.without(pipeline.parse(given["passes"]), given["skip"])),
         given["data"] and given["data"].absolute(),
         given["batch_size"],
         given["seed"],

@@ -16,6 +16,9 @@ from graphopt.passbase import Pass
 
 __all__ = ["Measurement", "Timing"]
 
+_HOLDERS = (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS, ir.AttributeType.TENSOR)
+"""Attributes that hold nodes or weights: few, and all of them are looked at."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Measurement:
@@ -122,7 +125,7 @@ def _size_of(model: ir.Model) -> tuple[int, int]:
         tensors = [value.const_value for value in graph.initializers.values()]
         for node in graph:
             for attr in node.attributes.values():
-                if attr.is_ref():
+                if attr.type not in _HOLDERS or attr.is_ref():
                     continue
                 if attr.type == ir.AttributeType.GRAPH:
                     waiting.append(attr.as_graph())

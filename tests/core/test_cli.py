@@ -174,6 +174,31 @@ def test_bad_usage_is_one_line(
     assert sorted(path.name for path in model.parent.iterdir()) == ["model.onnx", "out.onnx"]
 
 
+def test_with_json_an_error_is_json_too(model: pathlib.Path) -> None:
+    for arguments, code in (
+        (["inspect", "missing.onnx", "--json"], "model/missing-file"),
+        (["optimize", str(model), "--json"], "usage"),
+    ):
+        done = call(*arguments)
+        assert done.exit_code == EXIT_USAGE
+        (line,) = done.stderr.splitlines()
+        found = json.loads(done.stdout)
+        assert (found["schema"], found["code"]) == ("graphopt/error/1", code)
+        assert found["exit_code"] == EXIT_USAGE
+        assert line == f"graphopt: error [{code}]: {found['message']}"
+
+
+def test_a_pass_can_be_left_out(model: pathlib.Path) -> None:
+    arguments = ["optimize", str(model), "-o", str(model), "--no-measure", "--json"]
+    done = call(*arguments, "--passes", "simplify", "--skip", "eliminate-identity")
+    made = {entry["pass_name"] for entry in json.loads(done.stdout)["ledger"]}
+    assert "eliminate-identity" not in made
+    assert "Identity" in {node.op_type for node in onnx.load(model).graph.node}
+    done = call(*arguments, "--skip", "eliminate-identities")
+    assert done.exit_code == EXIT_USAGE
+    assert "Did you mean 'eliminate-identity'?" in done.stderr
+
+
 def test_unknown_pass_asked_about_names_the_nearest() -> None:
     result = call("passes", "fold-constnats")
 

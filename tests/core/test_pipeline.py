@@ -289,3 +289,32 @@ def test_presets_that_quantize_search_where_there_is_a_target(
 @pytest.mark.parametrize("text", ["default", "prune", "default,quantize-static"])
 def test_other_pipelines_do_what_they_say_target_or_not(text: str) -> None:
     assert parse(text, has_target=True) == parse(text)
+
+
+class TestWithout:
+    def test_passes_are_left_out_by_name_in_brackets_too(self) -> None:
+        text = "infer-shapes,[fold-constants,eliminate-identity],eliminate-noop,infer-shapes"
+        left = pipeline.without(pipeline.parse(text), ["infer-shapes", "eliminate-identity"])
+        assert pipeline.format_pipeline(left) == "[fold-constants],eliminate-noop"
+
+    def test_brackets_that_are_empty_go(self) -> None:
+        text = "[fold-constants],eliminate-noop"
+        left = pipeline.without(pipeline.parse(text), ["fold-constants"])
+        assert pipeline.format_pipeline(left) == "eliminate-noop"
+
+    def test_no_name_leaves_all(self) -> None:
+        passes = pipeline.parse("default")
+        assert pipeline.without(passes, []) == passes
+
+    @pytest.mark.parametrize(
+        ("names", "code", "said"),
+        [
+            (["fold-constant"], "not-in-pipeline", "Did you mean 'fold-constants'?"),
+            (["fold-constants", "eliminate-noop"], "empty", "no pass of the pipeline is left"),
+        ],
+    )
+    def test_a_mistake_is_named(self, names: list[str], code: str, said: str) -> None:
+        with pytest.raises(PipelineError) as caught:
+            pipeline.without(pipeline.parse("[fold-constants],eliminate-noop"), names)
+        assert caught.value.code == f"pipeline/{code}"
+        assert said in str(caught.value)

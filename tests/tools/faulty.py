@@ -1,4 +1,8 @@
-"""Deliberately broken passes, and models they break."""
+"""Deliberately broken passes, and models they break.
+
+The passes are installed as a plug-in, also where there are no tests: what makes models imports
+its helpers itself.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +14,6 @@ import time
 from collections.abc import Sequence
 from typing import ClassVar
 
-import graphs
 import numpy as np
 import onnx
 import onnx_ir as ir
@@ -26,9 +29,10 @@ class Faulty(RulePass):
 
     Attributes:
         at: Name of the node at which it goes wrong; empty: nowhere.
-        how: What goes wrong there: ``"negate"``, ``"raise"`` (in the rewrite),
-            ``"raise-early"`` (while matching), ``"invalid"`` (an operator that does not
-            exist), ``"kill"`` (the process dies), ``"hang"``, ``"memory"`` (it runs out).
+        how: What goes wrong there: ``"negate"`` and ``"double"`` (wrong answers), ``"raise"``
+            (in the rewrite), ``"raise-early"`` (while matching), ``"invalid"`` (an operator
+            that does not exist), ``"kill"`` and ``"abort"`` (native code dies), ``"hang"``
+            and ``"spin"``, ``"memory"`` and ``"array"`` (it runs out).
     """
 
     name: ClassVar[str] = "faulty"
@@ -52,14 +56,23 @@ class Faulty(RulePass):
             if bad and self.how in ("negate", "invalid"):
                 op_type = "Neg" if self.how == "negate" else "NoSuchOperator"
                 (new,) = edit.node(op_type, node.inputs, before=node, like=node.outputs)
+            elif bad and self.how == "double":
+                twice = [node.inputs[0]] * 2
+                (new,) = edit.node("Add", twice, before=node, like=node.outputs)
             elif bad and self.how == "raise":
                 raise ZeroDivisionError("on purpose")
             elif bad and self.how == "kill":
                 os.kill(os.getpid(), signal.SIGSEGV)
+            elif bad and self.how == "abort":
+                os.abort()
             elif bad and self.how == "hang":
                 time.sleep(1000)
             elif bad and self.how == "memory":
                 edit.note(f"{len(bytearray(1 << 36))} bytes")
+            elif bad and self.how == "array":
+                edit.note(f"{np.ones(1 << 33).nbytes} bytes")
+            while bad and self.how == "spin":
+                pass
             edit.replace(node.outputs[0], new)
             edit.remove(node)
 
@@ -80,6 +93,8 @@ class Unnumbered(Pass):
 
 def chain(size: int) -> ir.Model:
     """Return a model with ``size`` nodes of ``Identity`` in a row, named ``i1``, ``i2`` …"""
+    import graphs
+
     lines = [f"v{i} = Identity(v{i - 1})" for i in range(1, size + 1)]
     model = graphs.load(
         f"""g (float[N,4] x) => (float[N,4] y) <float[4] w={{1,2,3,4}}> {{
@@ -101,6 +116,8 @@ def save_chain(path: pathlib.Path, size: int) -> pathlib.Path:
 
 def save_choosy(path: pathlib.Path) -> pathlib.Path:
     """Write a model that refuses pictures below 131 x 131, which are what is made up first."""
+    import graphs
+
     model = graphs.load(
         """g (float[B,1,H,W] x) => (float[B,1,P,Q] z)
         <int64[2] start = {130, 130}, int64[2] one = {1, 1}> {

@@ -309,3 +309,23 @@ class TestCommandLine:
         done = run_tool("compare_layers", "missing.onnx", "other.onnx")
         assert done.returncode == 2
         assert len(done.stderr.splitlines()) == 1
+
+
+def test_the_first_tensor_that_is_not_finite_is_named(run_tool, tmp_path) -> None:
+    model = graphs.load(
+        """g (float[4] x) => (float[4] y) <float[4] zero={0,0,0,0}, float[4] one={1,1,1,1}> {
+            a = Add(x, one) b = Div(one, zero) c = Mul(a, b) y = Neg(c) }"""
+    )
+    onnx.save(ir.to_proto(model), tmp_path / "inf.onnx")
+    done = run_tool("compare_layers", "inf.onnx", "inf.onnx", "--samples", "1")
+    assert done.returncode == 0, done.stderr
+    assert "first with NaN or Inf: b (Div), 4 elements, 4 in ORIGINAL\n" in done.stdout
+    assert "no tensor is over the threshold\n" in done.stdout
+
+
+def test_with_json_an_error_is_json_too(run_tool) -> None:
+    for arguments in (["missing.onnx", "chain.onnx"], ["chain.onnx"]):
+        done = run_tool("compare_layers", *arguments, "--json")
+        assert done.returncode == 2
+        assert json.loads(done.stdout)["schema"] == "graphopt/error/1"
+        assert len(done.stderr.splitlines()) == 1

@@ -18,8 +18,8 @@ import pytest
 import random_models
 
 import graphopt
-import graphopt.edit
 import graphopt.pipeline
+import graphopt.records
 from graphopt import model_io
 from graphopt.api import Options
 from graphopt.debug.explain import explain, known_names
@@ -154,7 +154,7 @@ def test_a_node_in_a_subgraph_and_an_undone_rewrite(tmp_path: pathlib.Path) -> N
     ledger = Ledger()
     for number, undone in ((1, ""), (2, "it was wrong")):
         entry = ledger.open("pass", f"rule-{number}", "q")
-        entry.nodes_changed.append(graphopt.edit.record_of(inner))
+        entry.nodes_changed.append(graphopt.records.record_of(inner))
         entry.undone = undone
     write_provenance(model, ledger, "pass", {})
     found = {

@@ -67,19 +67,6 @@ def test_every_class_of_failure_is_packed_and_replayed(run, tmp_path, how, kind)
     assert found["other_versions"] == {}
 
 
-@pytest.mark.slow
-def test_sixty_failures_are_replayed(run) -> None:
-    right = 0
-    for how in ("negate", "raise", "kill", "hang", "memory", "invalid"):
-        for at in range(1, 11):
-            result = packed(run, how, at, f"{how}{at}.zip")
-            assert result["size_bytes"] < 200_000
-            status, found = replayed(run, f"{how}{at}.zip")
-            right += status == 0 and found["found"]["kind"] == KINDS[how]
-    print(f"{right} of 60 failures replayed")
-    assert right == 60
-
-
 def test_a_failure_that_is_not_seen_is_exit_code_1(run, tmp_path: pathlib.Path) -> None:
     packed(run, "negate", 6, "failure.zip")
     with zipfile.ZipFile(tmp_path / "failure.zip") as archive:

@@ -1,0 +1,23 @@
+"""The memory of compare_layers is measured; what it is, the benchmark says."""
+
+from __future__ import annotations
+
+import json
+
+
+def test_programs_read_json(run_tool) -> None:
+    done = run_tool("bench_memory", "chain.onnx", "--samples", "1", "--json")
+    data = json.loads(done.stdout)
+    assert data["schema"] == "graphopt/bench-memory/1"
+    assert done.returncode == (0 if data["met"] else 1)
+    (one,) = data["models"]
+    assert one["together_mb"] >= one["largest_mb"] > 10
+    assert one["together_ratio"] > 0.5
+
+
+def test_a_model_that_does_not_run_is_one_line(run_tool) -> None:
+    done = run_tool("bench_memory", "missing.onnx")
+    assert done.returncode == 2
+    (*_, line) = done.stderr.splitlines()
+    assert line.startswith("bench_memory: error [usage]: ")
+    assert "missing.onnx" in line
