@@ -129,7 +129,7 @@ class GraphView {
       }
       at = end;
     }
-    const width = Math.max(1, nodes.length / 300);
+    const width = Math.max(Math.min(1, nodes.length / 150), nodes.length / 300);
     parts.push(element("svg:rect", { x: here + 0.5 - width / 2, y: 0, width, height: 10, fill: "var(--ink)" }));
     show(this.strip, parts);
   }
