@@ -77,6 +77,22 @@ def test_each_tool_has_a_page_a_help_and_a_link() -> None:
             assert part in source
 
 
+def test_each_feature_has_a_command_a_section_and_a_test() -> None:
+    page = DOCS / "parity.md"
+    overview = (DOCS / "debugging.md").read_text("utf-8")
+    rows = [line.split("|")[1:-1] for line in page.read_text("utf-8").splitlines()
+            if re.match(r"\| \d+ \|", line)]  # fmt: skip
+    assert [int(row[0]) for row in rows] == list(range(1, 21))
+    for _, _, command, section, test in rows:
+        (target,) = re.findall(r"\]\((.*?)\)", section)
+        text = (page.parent / target).read_text("utf-8") + overview
+        for option in re.findall(r"--[a-z-]+", command):
+            assert option in text, (option, target)
+        for tool in set(re.findall(r"`([a-z]+_[a-z]+|explain|repro)", command)):
+            assert tool in TOOLS
+        assert (ROOT / test.strip(" `")).is_file()
+
+
 def test_a_line_that_is_not_printed_is_noticed() -> None:
     assert_printed(["a … c", "…", "d"], "x\na b c\ny\nd\n")
     with pytest.raises(AssertionError, match="is not in"):
