@@ -221,6 +221,7 @@ def test_measuring_leaves_the_model_as_it_was(runtime):
     assert not context.ledger.applications
 
 
+@pytest.mark.slow
 def test_a_budget_of_time_is_near(runtime):
     text = """g (float[N, 16, 32, 32] x) => (float[N, 8, 32, 32] y)
         <float[128, 16, 3, 3] w1, float[128, 128, 3, 3] w2, float[8, 128, 1, 1] w3>
