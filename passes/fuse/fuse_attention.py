@@ -18,7 +18,8 @@ alone does not store the scores of long sequences, as long as there is no mask.
 Preconditions, per match:
     1. Nothing else uses the scores, the probabilities and what is between them and the result.
     2. It is ``softmax(scale * Q K^T + masks) V`` along the last axes, with a scale above 0.
-       Masks add no dimension; what ``Where`` puts in is beyond all scores.
+       Masks add no dimension; what ``Where`` puts in is beyond all scores, and where that is
+       finite, the scores were not masked before.
     3. Queries, keys, values and result have the same batch and number of heads; those of keys
        and values may be repeated, each for queries that follow each other.
     4. float32: onnxruntime has other types in part.

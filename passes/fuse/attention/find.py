@@ -85,6 +85,8 @@ def find_attention(softmax: ir.Node, facts: Facts) -> Attention | Reason | None:
     by = found.guarded_by
     if by is not None and [(one.value, one.fill) for one in scores.masks] != [(by, None)]:
         return Reason("rows are made 0 by another mask than that of the scores")
+    if not (_is_of_scores(scores.view) and _is_of_scores(found.view)):
+        return Reason("the Softmax is not along the keys alone")
     keys, values = scores.product, found.product
     width, value_width = _last_size(keys.inputs[0], facts), _last_size(values.inputs[1], facts)
     if width is None or value_width is None:
@@ -112,6 +114,13 @@ def find_attention(softmax: ir.Node, facts: Facts) -> Attention | Reason | None:
     return Attention(
         *chosen, scale, scores.masks, guarded, tuple(dict.fromkeys(nodes)), values
     )
+
+
+def _is_of_scores(view: View) -> bool:
+    """Whether the last two dimensions are queries and keys, and no others are."""
+    roles = [{axis.role for axis in group} for group in view]
+    lead, row, column = set().union(*roles[:-2]), roles[-2], roles[-1]
+    return lead <= {"lead"} and row <= {"row"} and column <= {"column"} and len(view[-1]) < 2
 
 
 def _last_size(value: ir.Value | None, facts: Facts) -> int | None:

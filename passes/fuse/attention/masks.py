@@ -209,6 +209,11 @@ def plan_masks(
         for axis in (-2, -1):
             length = product(one.size for one in mask.view[axis])
             full[axis] |= len(shape) >= -axis and shape[axis] == length
+    # Masks come from the Softmax back. A row of fills is even; fills plus masks would not be.
+    for index, one in enumerate(kept):
+        finite = one.mask.fill is not None and one.mask.fill != NO_KEY
+        if finite and any(below != frozenset() for below in floors[index + 1 :]):
+            return Reason("scores are masked, and then replaced by a finite number")
     # Two of them might add up to something else.
     many = sum(one != frozenset() for one in floors) > 1
     return MaskPlan(tuple(kept), None if many else _joined(floors), guarded, all(full))

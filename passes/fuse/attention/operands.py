@@ -148,8 +148,7 @@ def _form(value: ir.Value, view: View, repeated: Sequence[Axis]) -> Form | None:
     every = sorted([*leads, *repeated], key=lambda axis: axis.order)
     if [*batch, *heads, *repeated] != every or any(a.role != "lead" for a in repeated):
         return None
-    width = [axis for axis in present if axis.role == "width"]
-    row = [axis for axis in present if axis.role in ("row", "column")]
+    width, row = _sorted(present, "width"), _sorted(present, "row", "column")
     expected = [batch, row, [*parts, *heads, *width]]
     if len(groups) == 4:
         expected = [batch, heads, row, [*parts, *width]]
@@ -165,6 +164,11 @@ def _form(value: ir.Value, view: View, repeated: Sequence[Axis]) -> Form | None:
         parts=int(parts[0].size) if parts and isinstance(parts[0].size, int) else 1,
         part=parts[0].index if parts else 0,
     )
+
+
+def _sorted(axes: Sequence[Axis], *roles: str) -> list[Axis]:
+    """Return the axes of ``roles`` as an operator has them: in another order, it is wrong."""
+    return sorted((one for one in axes if one.role in roles), key=lambda one: one.order)
 
 
 def forms_ahead(value: ir.Value, view: View, facts: Facts) -> Iterator[Form]:
@@ -195,9 +199,7 @@ def forms_ahead(value: ir.Value, view: View, facts: Facts) -> Iterator[Form]:
 def _in_order(value: ir.Value, view: View, last: ir.Node | None) -> Form | None:
     """Return the form of a value that has another shape but the order of rank 3."""
     axes = axes_of(view)
-    leads = [axis for axis in axes if axis.role == "lead"]
-    rows = [axis for axis in axes if axis.role == "row"]
-    widths = [axis for axis in axes if axis.role == "width"]
+    leads, rows, widths = (_sorted(axes, role) for role in ("lead", "row", "width"))
     for count in range(len(leads) + 1):
         if axes == [*leads[:count], *rows, *leads[count:], *widths] and rows:
             batch, heads = leads[:count], leads[count:]

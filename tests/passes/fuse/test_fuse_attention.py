@@ -228,6 +228,16 @@ def test_standard_leaves_unchanged(name: str) -> None:
     assert_unchanged(FuseAttention(), text, opset=opset, reason=reason)
 
 
+@pytest.mark.parametrize("inner", ["b = Add(s, w)", "b = Where(n, infinite, s)"])
+def test_finite_number_in_place_of_masked_scores_is_left_unchanged(inner: str) -> None:
+    # A query that may look at no key by it looks at all alike, also at the masked ones.
+    masks = "float[B, 1, S, T] w, bool[B, 1, S, T] n, bool[B, 1, S, T] m"
+    text = graph(f"{inner} a = Where(m, lowest, b) {SOFTMAX_A}", masks)
+    context = Context(target=Target.ONNXRUNTIME)
+    reason = "masked, and then replaced"
+    assert_unchanged(FuseAttention(), text, opset=23, context=context, reason=reason)
+
+
 def test_contributed_does_not_make_nan_of_0() -> None:
     lines = """a = Where(m, s, infinite) r = Softmax <axis = -1> (a)
         n = IsNaN(r) p = Where(n, zero, r)"""
@@ -293,3 +303,57 @@ def test_keys_repeated_head_by_head_are_shared() -> None:
     apply(model, STANDARD)
     assert [node.op_type for node in model.graph] == ["Attention"]
     assert_close(model, original)
+
+
+ORDER = """int64[4] heads = {0, 0, 4, 4}, int64[3] merged = {2, 6, 16},
+    int64[5] widths = {0, 0, 4, 2, 2}, int64[5] rows = {0, 2, 3, 4, 4},
+    int64[5] halves = {0, 0, 2, 2, 4}, int64[4] full = {2, 6, 4, 4},
+    int64[5] by_half = {2, 2, 2, 6, 4}, int64[5] by_row = {2, 4, 2, 3, 4},
+    int64[5] by_width = {2, 4, 6, 2, 2}"""
+TURNED = {
+    "plain": "{0}c = Reshape({1}, heads)",
+    "width": """{0}a = Reshape({1}, widths) {0}b = Transpose <perm = [0, 1, 2, 4, 3]> ({0}a)
+        {0}c = Reshape({0}b, heads)""",
+    "rows": """{0}a = Reshape({1}, rows) {0}b = Transpose <perm = [0, 2, 1, 3, 4]> ({0}a)
+        {0}c = Reshape({0}b, full)""",
+    "heads": """{0}a = Reshape({1}, halves) {0}b = Transpose <perm = [0, 1, 3, 2, 4]> ({0}a)
+        {0}c = Reshape({0}b, full)""",
+}
+MERGED = {
+    "plain": "t = Transpose <perm = [0, 2, 1, 3]> (o)",
+    "width": "r = Reshape(o, by_width) t = Transpose <perm = [0, 2, 1, 4, 3]> (r)",
+    "rows": "r = Reshape(o, by_row) t = Transpose <perm = [0, 3, 2, 1, 4]> (r)",
+    "heads": "r = Reshape(o, by_half) t = Transpose <perm = [0, 3, 2, 1, 4]> (r)",
+}
+
+
+@pytest.mark.parametrize("emit", Target)
+@pytest.mark.parametrize("place", ["q", "k", "v", "z"])
+@pytest.mark.parametrize("part", ["width", "rows", "heads"])
+def test_parts_of_an_axis_in_another_order_keep_it(
+    part: str, place: str, emit: Target
+) -> None:
+    def turn(name: str) -> str:
+        return part if name == place else "plain"
+
+    lines = [
+        f"""{TURNED[turn(name)].format(name, source)}
+            {name} = Transpose <perm = [0, 2, 1, 3]> ({name}c)"""
+        for name, source in ("qx", "ky", "vw")
+    ]
+    text = f"""g (float[2, 6, 16] x, float[2, 6, 16] y, float[2, 6, 16] w)
+        => (float[2, 6, 16] z) <{ORDER}> {{ {" ".join(lines)}
+        kt = Transpose <perm = [0, 1, 3, 2]> (k) s = MatMul(q, kt)
+        {PLAIN} o = MatMul(p, v) {MERGED[turn("z")]} z = Reshape(t, merged) }}"""
+    model, original = load_both(text)
+    assert apply(model, FuseAttention(emit=emit)).modified
+    assert_close(model, original)
+
+
+def test_softmax_along_something_else_is_left_unchanged() -> None:
+    text = """g (float[2, 3, 8, 4] q, float[2, 3, 6, 4] k, float[2, 3, 6, 4] v)
+        => (float[2, 3, 8, 4] z) <int64[4] ones = {2, 3, 48, 1}, int64[4] rows = {2, 3, 8, 6}>
+        { kt = Transpose <perm = [0, 1, 3, 2]> (k) s = MatMul(q, kt) a = Reshape(s, ones)
+          b = Softmax <axis = -1> (a)
+          p = Reshape(b, rows) z = MatMul(p, v) }"""
+    assert_unchanged(FuseAttention(), text, opset=23, reason="not along the keys alone")
