@@ -44,6 +44,7 @@ from graphopt.rewrite import Reason, Rule, RulePass
 
 from .attention.axes import Axis
 from .attention.operands import Form, forms
+from .variance import producer
 
 __all__ = ["FuseRotaryEmbedding"]
 
@@ -93,12 +94,10 @@ def _match(node: ir.Node, facts: Facts) -> Rewrite | Reason | None:
 
 def _rotation(node: ir.Node, facts: Facts) -> tuple[ir.Value, ir.Value, ir.Value] | None:
     """Return x, cos and sin of ``x * cos + rotated(x) * sin``."""
-    products = [value.producer() for value in node.inputs if value is not None]
-    if len(products) != 2 or any(one is None or one.op_type != "Mul" for one in products):
-        return None
+    products = [producer(value, "Mul") for value in node.inputs]
     for first, second in (products, products[::-1]):
-        assert first is not None
-        assert second is not None
+        if first is None or second is None:
+            return None
         for index, rotated in enumerate(second.inputs):
             x = _rotated(rotated, facts)
             sin = second.inputs[1 - index]
@@ -112,14 +111,13 @@ def _rotation(node: ir.Node, facts: Facts) -> tuple[ir.Value, ir.Value, ir.Value
 
 def _rotated(value: ir.Value | None, facts: Facts) -> ir.Value | None:
     """Return x, if ``value`` is its second half, negated, and its first."""
-    joined = value.producer() if value is not None else None
-    shape = facts.shape(value)
-    if joined is None or joined.op_type != "Concat" or len(joined.inputs) != 2 or not shape:
+    joined, shape = producer(value, "Concat"), facts.shape(value)
+    if joined is None or len(joined.inputs) != 2 or not shape:
         return None
     if attribute(joined, "axis") not in (-1, len(shape) - 1):
         return None
-    negated = joined.inputs[0].producer() if joined.inputs[0] is not None else None
-    if negated is None or negated.op_type != "Neg":
+    negated = producer(joined.inputs[0], "Neg")
+    if negated is None:
         return None
     high, low = _half(negated.inputs[0], facts), _half(joined.inputs[1], facts)
     if high is None or low is None or (high[1], low[1]) != (1, 0) or high[0] is not low[0]:
@@ -129,17 +127,18 @@ def _rotated(value: ir.Value | None, facts: Facts) -> ir.Value | None:
 
 def _half(value: ir.Value | None, facts: Facts) -> tuple[ir.Value, int] | None:
     """Return of what ``value`` is a half along the last axis, and which one."""
-    node = value.producer() if value is not None else None
-    source = node.inputs[0] if node is not None and node.inputs else None
+    node = producer(value, "Slice", "Split")
+    source = node.inputs[0] if node is not None else None
     shape = facts.shape(source)
     if node is None or source is None or not shape or not isinstance(shape[-1], int):
         return None
     width, last = shape[-1], (-1, len(shape) - 1)
     if facts.shape(value) != (*shape[:-1], width // 2) or width % 2:
         return None
-    if node.op_type == "Split" and attribute(node, "axis", 0) in last:
-        return source, list(node.outputs).index(value)  # type: ignore[arg-type]  # not None
-    if node.op_type != "Slice" or len(node.inputs) < 4:
+    if node.op_type == "Split":
+        halves = len(node.outputs) == 2 and attribute(node, "axis", 0) in last
+        return (source, int(value is node.outputs[1])) if halves else None
+    if len(node.inputs) < 4:
         return None
     starts, _, axes = (facts.array(one, max_elements=1) for one in node.inputs[1:4])
     # A step other than 1 would need more than all elements to make a half that starts at 0.

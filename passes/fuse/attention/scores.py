@@ -138,7 +138,7 @@ def probabilities_of(softmax: ir.Node, view: View, facts: Facts) -> Probabilitie
             value, guarded = guard[-1].outputs[0], True
             continue
         node = facts.only_use(value)
-        if node is None:
+        if node is None or node.domain:
             return Reason("the probabilities have another use")
         if node.op_type == "MatMul" and node.inputs[0] is value:
             return Probabilities(node, guarded, guarded_by, tuple(nodes), view)

@@ -13,7 +13,8 @@ PASS = Fixpoint((FuseRotaryEmbedding(), EliminateDeadCode()))
 
 CONSTANTS = """int64[4] heads = {0, 0, 3, 4}, int64[1] i0 = {0}, int64[1] i1 = {1},
     int64[1] i2 = {2}, int64[1] i3 = {3}, int64[1] end = {9223372036854775807},
-    int64[2] halves = {2, 2}, float[4] other = {1, 2, 3, 4}, float[4] twice = {1, 2, 1, 2}"""
+    int64[2] halves = {2, 2}, int64[3] middle = {1, 2, 1}, int64[5] pairs = {0, 0, 3, 2, 2},
+    float[4] other = {1, 2, 3, 4}, float[4] twice = {1, 2, 1, 2}"""
 ANGLES = """j = Concat <axis = -1> (angles, angles)
     c = Cos(j)
     s = Sin(j)
@@ -94,6 +95,12 @@ SPELLINGS = {
     "split": WHOLE.replace(HALVES, "low, high = Split <axis = -1> (x, halves)"),
     "commuted": WHOLE.replace("Mul(x, cos)", "Mul(cos, x)").replace("Add(a, b)", "Add(b, a)"),
     "angles_of_the_batch": WHOLE,
+    "neighbours_brought_apart_before": WHOLE.replace(
+        "y4 = Reshape(y, heads)",
+        """y5 = Reshape(y, pairs)
+        y6 = Transpose <perm = [0, 1, 2, 4, 3]> (y5)
+        y4 = Reshape(y6, heads)""",
+    ),
 }
 
 
@@ -163,6 +170,14 @@ REFUSED = {
     ),
     "every_second": (
         WHOLE.replace("Slice(x, i0, i2, i3, i1)", "Slice(x, i0, end, i3, i2)"),
+        INPUTS,
+        23,
+        None,
+    ),
+    "middle_of_three": (
+        WHOLE.replace(
+            "high = Slice(x, i2, end, i3, i1)", "e, high, f = Split <axis = -1> (x, middle)"
+        ),
         INPUTS,
         23,
         None,
