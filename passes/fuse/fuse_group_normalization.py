@@ -18,6 +18,7 @@ Preconditions, per match:
     4. ``s`` and ``b`` are constants with one element a channel; others stay behind. Either
        may be missing.
     5. Nothing else uses what is computed on the way.
+    6. The type is float32 or float16: the operator computes in float32.
 
 Numerics: close. Measured: rtol 1e-6 of the largest output for float32.
 Scope: main graph and subgraphs; model-local functions are not visited.
@@ -45,6 +46,7 @@ from .variance import operand, producer
 __all__ = ["FuseGroupNormalization"]
 
 FIRST_OPSET = 21
+TYPES = (ir.DataType.FLOAT, ir.DataType.FLOAT16)
 EPSILON = 1e-5  # default of both operators
 
 
@@ -74,8 +76,10 @@ def _match(norm: ir.Node, facts: Facts) -> Rewrite | Reason | None:
     if shape is None or grouped is None or len(shape) < 3 or len(grouped) < 3:
         return Reason("the shapes are not known, or have fewer than three dimensions")
     channels, groups = shape[1], grouped[1]
-    if not isinstance(channels, int) or not isinstance(groups, int) or channels % groups:
-        return Reason("channels or groups are not known, or do not divide")
+    if not isinstance(channels, int) or not isinstance(groups, int):
+        return Reason("channels or groups are not known")
+    if not groups or channels % groups:
+        return Reason("groups do not divide the channels")
     if shape[0] != grouped[0] or facts.shape(join.outputs[0]) != shape:
         return Reason("the batch is split, or the shape is not restored")
     # 3.
@@ -98,6 +102,9 @@ def _match(norm: ir.Node, facts: Facts) -> Rewrite | Reason | None:
     last = nodes[-1]
     if reason := outside_use(nodes, last.outputs[0]):
         return reason
+    # 6.
+    if ones.dtype not in TYPES:
+        return Reason(f"it would be computed in float32, not in {ones.dtype}")
     kind = ones.dtype.numpy()
     scale, bias = vectors
     attributes = {"num_groups": groups, "epsilon": attribute(norm, "epsilon", EPSILON)}

@@ -97,7 +97,7 @@ def kept_axes(reduce: ir.Node, shape: Shape | None) -> list[int] | None:
         listed = attribute(reduce, "axes", [])
     else:
         listed = [] if tensor is None else tensor.numpy().tolist()
-    if shape is None or not listed or not attribute(reduce, "keepdims", 1):
+    if not shape or not listed or not attribute(reduce, "keepdims", 1):
         return None
     return sorted({axis % len(shape) for axis in listed})
 

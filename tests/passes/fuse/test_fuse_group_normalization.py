@@ -54,6 +54,18 @@ def test_rewrites(name: str) -> None:
 
 
 NO_REWRITES = {
+    "float64": (
+        case(BEFORE, constants=f"{GROUPS}, {VECTORS}").replace("float", "double"),
+        "not in DOUBLE",
+        21,
+    ),
+    "no_channels": (
+        case(CORE.replace("y =", "z ="),
+             "g (float[N, 0, 3] x) => (float[N, 0, 3] z)",
+             "int64[3] p = {0, 0, 3}, float[0] o = {}, float[0] n = {}"),
+        "do not divide the channels",
+        21,
+    ),
     "an_older_opset": (case(BEFORE), "needs opset 21", 20),
     "unknown_channels": (
         case(CORE.replace("y =", "z ="), HEAD.replace("4", "C")), "not known", 21,
