@@ -13,7 +13,7 @@ import onnx_ir as ir
 from graphopt.analysis import cost, shapes
 from graphopt.model_io import MappedTensor
 
-__all__ = ["ModelSummary", "files_of", "size_on_disk", "summarize"]
+__all__ = ["ModelSummary", "files_of", "macs_label", "size_on_disk", "summarize"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,6 +95,13 @@ def summarize(model: ir.Model, size_bytes: int) -> ModelSummary:
         ir_version=model.ir_version or 0,
         producer=" ".join(filter(None, (model.producer_name, model.producer_version))),
     )
+
+
+def macs_label(model: ir.Model) -> str:
+    """Return what to call ``ModelSummary.macs``: how they are counted must not be missed."""
+    inputs = (value for value in model.graph.inputs if not value.is_initializer())
+    fixed = all(isinstance(dim, int) for value in inputs for dim in value.shape or ())
+    return "MACs" if fixed else "MACs, open sizes 1"
 
 
 def _shapes(model: ir.Model) -> dict[ir.Value, ir.Shape | None]:

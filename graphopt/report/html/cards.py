@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from graphopt.passbase import Promise
 from graphopt.report.console import size
+from graphopt.report.summary import macs_label
 
 from .content import Card
 
@@ -44,7 +45,7 @@ def cards_of(result: Result) -> list[Card]:
         _card("Size", before.size_bytes, after.size_bytes, size),
         _card("Nodes", before.nodes, after.nodes, "{:,}".format),
         _card("Parameters", before.parameters, after.parameters, _count),
-        _card(_macs_label(result), before.macs, after.macs, _count),
+        _card(macs_label(result.origin.model), before.macs, after.macs, _count),
     ]
     if result.latency:
         old, new = result.latency[0].median_ms, result.latency[-1].median_ms
@@ -60,12 +61,6 @@ def cards_of(result: Result) -> list[Card]:
             )
         )
     return [*cards, _quality(result)]
-
-
-def _macs_label(result: Result) -> str:
-    inputs = result.origin.model.graph.inputs
-    fixed = all(isinstance(dim, int) for value in inputs for dim in value.shape or ())
-    return "MACs" if fixed else "MACs, open sizes 1"
 
 
 def _card(label: str, old: float, new: float, show: Callable[[float], str]) -> Card:
