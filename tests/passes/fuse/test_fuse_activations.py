@@ -53,9 +53,8 @@ REWRITES = {
 @pytest.mark.parametrize("name", REWRITES)
 def test_rewrites(name: str) -> None:
     before, after, opset = REWRITES[name]
-    assert_rewrites(
-        FuseActivations(), case(before), case(after), opset=opset, rtol=1e-6, feeds=FEEDS
-    )
+    pass_ = FuseActivations(mish=name == "mish")
+    assert_rewrites(pass_, case(before), case(after), opset=opset, rtol=1e-6, feeds=FEEDS)
 
 
 NO_REWRITES = {
@@ -112,7 +111,11 @@ NO_REWRITES = {
 @pytest.mark.parametrize("name", NO_REWRITES)
 def test_leaves_unchanged(name: str) -> None:
     text, reason, opset = NO_REWRITES[name]
-    assert_unchanged(FuseActivations(), text, reason=reason, opset=opset)
+    assert_unchanged(FuseActivations(mish=True), text, reason=reason, opset=opset)
+
+
+def test_mish_is_an_option() -> None:
+    assert_unchanged(FuseActivations(), case("s = Softplus(x) t = Tanh(s) z = Mul(t, x)"))
 
 
 def test_silu_is_left_to_onnxruntime() -> None:
