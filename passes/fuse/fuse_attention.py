@@ -32,6 +32,7 @@ Preconditions, per match:
        not repeated, and heads come from a tensor of rank 3.
 
 Numerics: close where queries and keys are finite; measured: rtol 1e-5 of the largest output.
+Lengths are above 0: of none, ``Attention`` of onnxruntime raises; MultiHeadAttention does not.
 Scope: main graph and subgraphs.   Leaves alone: dropout in training, other axes of Softmax.
 Reference: https://onnx.ai/onnx/operators/onnx__Attention.html
 """
