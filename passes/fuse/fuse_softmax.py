@@ -43,6 +43,7 @@ from .variance import kept_axes, producer
 __all__ = ["FuseSoftmax"]
 
 ONE_AXIS = 13
+NEGATIVE_AXIS = 11  # counted from the end; before, the standard says nothing of it
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,7 +88,8 @@ def _match(div: ir.Node, facts: Facts) -> Rewrite | Reason | None:
     nodes = (most, sub, exp, total, div)
     if reason := outside_use(nodes, div.outputs[0]):
         return reason
-    axis = axes[0] - len(shape) if axes[0] == len(shape) - 1 else axes[0]
+    last = facts.opset >= NEGATIVE_AXIS and axes[0] == len(shape) - 1
+    axis = -1 if last else axes[0]
 
     def rewrite(edit: Edit) -> None:
         (y,) = edit.node(

@@ -20,6 +20,11 @@ REWRITES = {
     "last_axis": (SPELLED, "z = Softmax <axis=-1> (x)", 21),
     "axes_of_the_maximum_were_an_attribute": (OLD, "z = Softmax <axis=-1> (x)", 13),
     "axes_were_attributes": (OLDEST, "z = Softmax <axis=-1> (x)", 12),
+    "axes_were_not_negative": (
+        OLDEST.replace("[-1]", "[2]"),
+        "z = Softmax <axis=2> (x)",
+        10,
+    ),
     "another_axis": (ALONG_1, "z = Softmax <axis=1> (x)", 21),
 }
 
