@@ -110,7 +110,11 @@ def read_bias_layer(node: ir.Node) -> BiasLayer | Reason | None:
     tensor = tensor_of(constant)
     if tensor is None:
         return Reason("its bias is not constant")
-    return layer if tensor.size > 1 else Reason("its bias is one number for all channels")
+    if tensor.size == 1:
+        return Reason("its bias is one number for all channels")
+    if tensor.size != tensor.shape[-1]:
+        return Reason("its bias is not one number a channel")
+    return layer
 
 
 def levels(layers: Iterable[BiasLayer], graph: ir.Graph) -> list[list[BiasLayer]]:

@@ -153,6 +153,15 @@ def test_left_alone_with_a_reason(context: Context) -> None:
     assert reasons(context) == ["it has no bias"]
 
 
+def test_bias_with_numbers_for_every_position_is_left_alone(context: Context) -> None:
+    text = """g (float[N,4,16] x, float[16,24] W, float[4,24] P) => (float[N,4,24] y)
+        { h = MatMul(x, W) y = Add(h, P) }"""
+    model = load_with_weights(text, "W", "P")
+    quantize(model, context, QuantizeStatic(exclude=("Add",)))
+    assert not graphs.apply(model, CorrectBias(), context).modified
+    assert reasons(context) == ["its bias is not one number a channel"]
+
+
 def test_excluded(context: Context) -> None:
     model = coarse_model("gemms")
     quantize(model, context)
