@@ -86,6 +86,11 @@ class QualityMeter:
             if not isinstance(array, np.ndarray):
                 continue
             other = outputs[name]
+            if other.shape != array.shape:
+                # A count of what was found, say: no figure is made of these, and validation
+                # would refuse the model.
+                self._is_lost = True
+                return
             if array.dtype.kind == "f":
                 lost = np.isfinite(array) & ~np.isfinite(other)
                 self._is_lost |= bool(lost.any())
@@ -95,7 +100,10 @@ class QualityMeter:
             self._scores.add(index, feed, reference, outputs)
 
     def result(self) -> Quality:
-        """Return what the samples show; what became NaN or infinite has no quality."""
+        """Return what the samples show.
+
+        What became NaN or infinite has no quality, nor has what took another shape.
+        """
         if self._is_lost:
             return Quality(-math.inf, -math.inf, self._samples)
         if self._scores is not None:
@@ -129,12 +137,16 @@ class QualityMeter:
             what = (_TOP, _ROWS) if self._metric == "top1" and total[_ROWS] else ()
             right, all_ = what or (_EQUAL, _ELEMENTS)
             if not total[all_]:
-                return Quality(1.0, 1.0, self._samples)
+                best = math.inf if self._metric == "sqnr" else 1.0
+                return Quality(best, best, self._samples)
             value = float(total[right] / total[all_])
             bound = _jackknife(rows, lambda sums: sums[..., right] / sums[..., all_], value)
             count = int(total[all_])
             bound = min(bound, _wilson(value, count))
-            return Quality(value, bound, self._samples, count, value == 1)
+            is_flawless = value == 1
+            if self._metric == "sqnr":
+                value, bound = _share_in_decibels(value), _share_in_decibels(bound)
+            return Quality(value, bound, self._samples, count, is_flawless)
         return Quality(value, bound, self._samples, 0, bool(equal == elements))
 
 
@@ -171,6 +183,11 @@ def _decibels(sums: _Floats) -> _Floats:
     with np.errstate(divide="ignore", invalid="ignore"):
         decibels: _Floats = 10 * np.log10(sums[..., _ENERGY] / sums[..., _ERROR])
     return decibels
+
+
+def _share_in_decibels(share: float) -> float:
+    """Return a share of right answers in dB: each holds as much as a wrong one takes."""
+    return -10 * math.log10(1 - share) if share < 1 else math.inf
 
 
 def _jackknife(rows: _Floats, figure: Any, value: float) -> float:

@@ -21,6 +21,7 @@ mean score over the original's: the share that is kept. Examples::
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import inspect
 import math
@@ -94,15 +95,16 @@ class UserMetric:
         given = {"outputs": outputs, "reference": reference, "feed": feed, "index": index}
         try:
             score = self._function(**{name: given[name] for name in self._wanted})
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise MetricError(
                 "raised",
                 f"{self.name} raised {type(error).__name__} on sample {index}: {error}",
             ) from error
-        try:
-            number = float(np.asarray(score).item())
-        except (TypeError, ValueError):
-            number = math.nan
+        number = math.nan
+        if not isinstance(score, (str, bytes)):
+            # What it returns is an object of the user's too, and may raise anything.
+            with contextlib.suppress(Exception):
+                number = float(np.asarray(score).item())
         if not math.isfinite(number):
             raise MetricError(
                 "no-number",

@@ -131,3 +131,25 @@ def test_users_share_has_a_bound_from_the_spread() -> None:
     quality = judged(lambda outputs: float(abs(outputs["y"]).mean()), noisy(30, 0.3))
     assert quality.bound < quality.value
     assert quality.decisions == 0
+
+
+@pytest.mark.parametrize("metric", ["cosine", "top1", "sqnr", lambda outputs: 1.0])
+def test_what_takes_another_shape_has_no_quality(metric) -> None:
+    found = np.ones((3, 4), np.int64), np.ones((3, 5), np.int64)
+    assert judged(metric, [found, (found[0], found[0])]).proven == -math.inf
+
+
+def test_in_decibels_what_has_no_energy_does_not_hide_the_rest() -> None:
+    meter = QualityMeter("sqnr")
+    for index, (x, y) in enumerate(noisy()):
+        reference = {"y": x, "flag": np.array([True]), "zero": np.zeros(3, np.float32)}
+        meter.add(index, {}, reference, {**reference, "y": y})
+    assert meter.result() == judged("sqnr", noisy())
+
+
+def test_in_decibels_a_share_of_wrong_answers_is_their_noise() -> None:
+    right = np.array([True])
+    quality = judged("sqnr", [(right, right)] * 99 + [(right, ~right)])
+    assert quality.value == pytest.approx(20)
+    assert quality.bound < quality.value
+    assert not quality.is_flawless

@@ -15,6 +15,16 @@ A = {"y": np.array([1.0, 2.0])}
 B = {"y": np.array([1.0, 1.0])}
 
 
+class Unreadable:
+    """As a tensor of another library that is not on the CPU."""
+
+    def __array__(self, *_: object, **__: object) -> np.ndarray:
+        raise RuntimeError("not on the CPU")
+
+    def __repr__(self) -> str:
+        return "Unreadable"
+
+
 def meter(function: Callable) -> ScoreMeter:
     metric = metric_of(function)
     assert isinstance(metric, UserMetric)
@@ -72,6 +82,9 @@ def test_original_without_a_score_has_no_share() -> None:
         (np.ones(3), r"an array of shape \[3\]"),
         ([1.0, 2.0], r"\[1.0, 2.0\]"),
         (1j, "1j"),
+        ("0.5", "'0.5'"),
+        pytest.param(10**400, r"10+\.\.\.", id="beyond-float"),
+        (Unreadable(), "Unreadable"),
     ],
 )
 def test_what_is_no_number_is_refused_with_its_sample(returned: object, shown: str) -> None:
@@ -93,6 +106,14 @@ def test_what_it_raises_is_told_with_its_sample() -> None:
     with pytest.raises(MetricError, match="raised KeyError on sample 2: 'logits'") as info:
         adds.add(2, {}, A, B)
     assert info.value.code == "metric/raised"
+
+
+def test_metric_that_leaves_the_process_does_not_end_the_run_as_if_all_were_well() -> None:
+    def leaves(outputs) -> None:
+        raise SystemExit(0)
+
+    with pytest.raises(MetricError, match="raised SystemExit on sample 2"):
+        meter(leaves).add(2, {}, A, B)
 
 
 @pytest.mark.parametrize(
