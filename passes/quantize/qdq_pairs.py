@@ -146,6 +146,15 @@ def read_constant(node: ir.Node) -> IntegerConstant | Reason:
     return IntegerConstant(qparams.dequantize(data), as_kind(qparams, IntType.INT8))
 
 
+def _implied_kind(node: ir.Node) -> ir.DataType:
+    """Return the type of the integers of a Q or DQ without a zero point."""
+    if node.op_type == "QuantizeLinear":
+        # Since opset 21; 0, the default, is uint8.
+        return ir.DataType(attribute(node, "output_dtype", 0) or ir.DataType.UINT8)
+    integers = tensor_of(node.inputs[0])
+    return ir.DataType.UINT8 if integers is None else integers.dtype
+
+
 def _parameters(node: ir.Node) -> QParams | Reason:
     """Return the scale and zero point of a Q or DQ."""
     scale = tensor_of(node.inputs[1])
@@ -161,11 +170,10 @@ def _parameters(node: ir.Node) -> QParams | Reason:
             return Reason(f"its integers are {zero_tensor.dtype.name.lower()}")
         points = np.asarray(zero_tensor.numpy())
     else:
-        integers = tensor_of(node.inputs[0])
-        kind = np.uint8 if integers is None else integers.numpy().dtype
-        if kind not in (np.uint8, np.int8):
-            return Reason(f"its integers are {kind}")
-        points = np.zeros(numbers.shape, kind)
+        kind = _implied_kind(node)
+        if kind not in _BYTES:
+            return Reason(f"its integers are {kind.name.lower()}")
+        points = np.zeros(numbers.shape, kind.numpy())
     if numbers.size == 1:
         return QParams(numbers.reshape(()), points.reshape(()))
     return QParams(numbers, points, attribute(node, "axis", 1))

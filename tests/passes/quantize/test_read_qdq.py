@@ -19,6 +19,7 @@ from onnxruntime.quantization import (
 from quantized import array_of, load_with_weights, run_optimized
 from quantized import signal_to_noise_db as snr
 
+from graphopt.calibration.qparams import IntType
 from graphopt.passbase import Context
 from graphopt.runtime.fusion_check import check_fusion
 from graphopt.samples import Samples
@@ -179,6 +180,27 @@ def test_relu_between_pairs_is_absorbed(context: Context) -> None:
     assert np.abs(after - before).max() <= 0.1 / 2 + 0.05
 
 
+def test_integers_named_by_the_attribute_are_two_sided_and_stand_for_no_relu(
+    context: Context,
+) -> None:
+    text = """g (float[N,4] x) => (float[N,4] y)
+        <float[4,4] W = {1,-1,0,0, 0,1,-1,0, 0,0,1,-1, -1,0,0,1}, float s = {0.02}>
+        { h = MatMul(x, W) q = QuantizeLinear<output_dtype = 3>(h, s)
+          d = DequantizeLinear(q, s) y = Neg(d) }"""
+    model = graphs.load(text)
+    apply(model, context, ReadQdq())
+    assert operators(model) == ["MatMul", "Neg"]
+    assert trained(context).activations["h"].kind is IntType.INT8
+
+
+def test_weight_in_float_may_have_a_q_without_zero_point(context: Context) -> None:
+    text = """g (float[N,2] x) => (float[N,2] y) <float[2,2] W = {1, 2, 3, 4}, float s = {0.5}>
+        { q = QuantizeLinear(W, s) w = DequantizeLinear(q, s) y = MatMul(x, w) }"""
+    model = graphs.load(text)
+    apply(model, context, ReadQdq())
+    assert operators(model) == ["MatMul"]
+
+
 def test_what_the_model_has_in_float_stays_in_float(context: Context) -> None:
     text = """g (float[N,4,6,6] x) => (float[N,3,6,6] y)
         <float s = {0.03}, int8 z = {5}, float t = {0.01}, int8 u = {0}, float st = {0.0003},
@@ -213,6 +235,7 @@ def test_weights_that_are_only_stored_as_integers_stay_so(context: Context) -> N
         ),
         ("q = QuantizeLinear(x, e, z) d = DequantizeLinear(q, e, z)", "not constant"),
         ("q = QuantizeLinear(x, s, h) d = DequantizeLinear(q, s, h)", "are int16"),
+        ("q = QuantizeLinear<output_dtype = 5>(x, s) d = DequantizeLinear(q, s)", "are int16"),
         (
             "q = QuantizeLinear (x, m, n) d = DequantizeLinear (q, m, n)",
             "more than one scale",
