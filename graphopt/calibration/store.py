@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import json
 import os
 import pathlib
 import tempfile
-import zipfile
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -33,10 +33,6 @@ __all__ = ["collect_saved", "fingerprint", "load_statistics", "save_statistics"]
 
 FORMAT = "graphopt/calibration"
 VERSION = 1
-_DAMAGES = (
-    OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, EOFError,
-    zipfile.BadZipFile,
-)  # fmt: skip
 _FIELDS = ("count", "zeros", "low", "high", "not_finite", "first_not_finite")
 
 
@@ -63,9 +59,13 @@ def collect_saved(
 
 
 def fingerprint(model: ir.Model) -> str:
-    """Return a text that changes when an operator, a connection or a weight does."""
+    """Return a text that changes when an operator, a connection, a weight or an end does."""
     digest = hashlib.blake2b(digest_size=16)
-    for node in ir.traversal.RecursiveGraphIterator(model.graph):
+    ends = [value.name for side in (model.graph.inputs, model.graph.outputs) for value in side]
+    digest.update(repr((ends, sorted(model.opset_imports.items()))).encode())
+    bodies: list[ir.Graph | ir.Function] = [model.graph, *model.functions.values()]
+    walks = [ir.traversal.RecursiveGraphIterator(body) for body in bodies]
+    for node in itertools.chain.from_iterable(walks):
         inputs = [value.name if value is not None else "" for value in node.inputs]
         outputs = [value.name for value in node.outputs]
         digest.update(repr((node.domain, node.op_type, inputs, outputs)).encode())
@@ -73,12 +73,19 @@ def fingerprint(model: ir.Model) -> str:
             plain = attr.value
             if isinstance(plain, (int, float, str, list, tuple)):
                 digest.update(repr((name, plain)).encode())
+            elif isinstance(plain, ir.TensorProtocol):
+                _update(digest, name, plain)
     for graph in model.graphs():
         for name, value in sorted(graph.initializers.items()):
-            digest.update(name.encode())
             if value.const_value is not None:
-                digest.update(value.const_value.tobytes())
+                _update(digest, name, value.const_value)
     return digest.hexdigest()
+
+
+def _update(digest: hashlib.blake2b, name: str, tensor: ir.TensorProtocol) -> None:
+    # The same bytes are another weight in another shape or type.
+    digest.update(repr((name, tensor.dtype, tuple(tensor.shape.numpy()))).encode())
+    digest.update(tensor.tobytes())
 
 
 def save_statistics(
@@ -131,13 +138,16 @@ def load_statistics(path: str | os.PathLike[str], key: str) -> dict[str, TensorS
         # Opened here: numpy leaves a damaged archive open.
         with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
             header = _checked(json.loads(str(archive["header"])))
+            found_key = header["key"]
             arrays = {name: archive[name] for name in archive.files if name != "header"}
             found = {
                 str(name): _read(arrays, index) for index, name in enumerate(header["tensors"])
             }
-    except _DAMAGES as error:
+    except Exception as error:
+        # A file that is damaged or none of ours: zipfile, zlib, tokenize and json all have
+        # exceptions of their own.
         raise SamplesError("statistics", f"{path} holds no statistics: {error}.") from error
-    if header["key"] != key:
+    if found_key != key:
         raise SamplesError(
             "foreign-statistics",
             f"{path} holds the statistics of another model, or of other samples.",

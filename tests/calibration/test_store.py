@@ -92,6 +92,27 @@ def test_other_files_are_refused(tmp_path: pathlib.Path, how: str) -> None:
     assert info.value.code == "samples/statistics"
 
 
+def test_any_damage_is_told_in_one_line(tmp_path: pathlib.Path) -> None:
+    path = tmp_path / "stats.npz"
+    save_statistics(path, some(), "key")
+    whole = path.read_bytes()
+    rng = np.random.default_rng(0)
+    refused = 0
+    for at in rng.integers(0, len(whole), 300):
+        damaged = bytearray(whole)
+        damaged[at] ^= 1 << int(rng.integers(8))
+        path.write_bytes(damaged)
+        try:
+            load_statistics(path, "key")  # some bytes, dates for example, mean nothing
+        except SamplesError:
+            refused += 1
+    assert refused > 200
+    header = {"format": "graphopt/calibration", "version": 1, "tensors": []}
+    np.savez(path, header=np.array(json.dumps(header)))
+    with pytest.raises(SamplesError, match="holds no statistics: 'key'"):
+        load_statistics(path, "key")
+
+
 def test_missing_and_unwritable_files(tmp_path: pathlib.Path) -> None:
     with pytest.raises(SamplesError, match="holds no statistics"):
         load_statistics(tmp_path / "none.npz", "key")
@@ -110,3 +131,16 @@ def test_fingerprint_tells_models_apart(old: str, new: str) -> None:
         else MODEL.replace(" y", " h").replace("(y)", "(h)")
     )
     assert fingerprint(graphs.load(other)) != fingerprint(graphs.load(MODEL))
+
+
+BODY = """g (float[n,2] x) => (float[n,2] y, float[n,2] z)
+    { c = Constant<value = float[1,2] {1, 2}>() y = Mul(x, c) z = Add(x, c) }"""
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [("{1, 2}", "{1, 3}"), ("float[1,2] {", "float[2] {"), ("n,2] y, float[n,2] z", "n,2] y")],
+)
+def test_fingerprint_tells_constants_and_outputs_apart(old: str, new: str) -> None:
+    other = graphs.load(BODY.replace(old, new))
+    assert fingerprint(other) != fingerprint(graphs.load(BODY))
