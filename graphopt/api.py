@@ -369,7 +369,7 @@ class _Work:
             error.result = result
             raise
         saved = stage.commit()
-        if self.journal is not None and not _is_interrupted(result.steps):
+        if self.journal is not None and _has_searched(result.steps):
             self.journal.unlink(missing_ok=True)
         return dataclasses.replace(result, saved=saved)
 
@@ -453,9 +453,10 @@ class _Work:
         return speedup if speedup is not None and speedup < SLOWER_THAN else None
 
 
-def _is_interrupted(steps: Sequence[Step]) -> bool:
-    """Whether a search was stopped before its end."""
-    return any(step.result.details.get("is_complete") is False for step in steps)
+def _has_searched(steps: Sequence[Step]) -> bool:
+    """Whether there was a search, and all there was came to its end."""
+    ends = [step.result.details.get("is_complete") for step in steps]
+    return True in ends and False not in ends
 
 
 def speedup_of(latency: Sequence[Latency]) -> float | None:

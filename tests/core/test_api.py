@@ -230,3 +230,10 @@ def test_metric_of_the_users_judges(model, target: float, passes: bool) -> None:
     assert found.metric == "always"
     if not passes:
         assert "always is 0.95, and the target is 0.99" in found.reason
+
+
+def test_journal_of_a_search_outlives_a_run_that_searches_nothing(model, tmp_path) -> None:
+    journal = tmp_path / "out.onnx.search.json"
+    journal.write_text("{}", encoding="utf-8")
+    graphopt.optimize(model, "default", output=tmp_path / "out.onnx")
+    assert journal.exists()
