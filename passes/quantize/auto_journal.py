@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Sequence
 from typing import Any
 
-from graphopt.errors import PipelineError
+from graphopt.errors import OutputError, PipelineError
 
 from .auto_choice import Choice, Evaluation, Speed
 from .auto_search import Measure
@@ -30,10 +30,12 @@ class Journal:
         measure: Builds and measures.
         path: The file; ``None``: nothing is remembered.
         key: Fingerprint of what the evaluations are true of.
-        is_strict: Refuse a file that is of no use, and do not write over it.
+        is_strict: Refuse a file that is of no use, and do not write over it; refuse to go on
+            where it cannot be written.
 
     Raises:
         PipelineError: The file is no journal, or one of another model or other settings.
+        OutputError: The file cannot be written.
     """
 
     def __init__(
@@ -42,9 +44,11 @@ class Journal:
         self._measure = measure
         self._path = path
         self._key = key
+        self._is_strict = is_strict
+        self._is_written = path is not None
         self._known: dict[Choice, Evaluation] = {}
         self._harms: dict[tuple[str, str], float] = {}
-        if path is not None and path.exists():
+        if path is not None:
             try:
                 self._read(path)
             except PipelineError as error:
@@ -81,7 +85,13 @@ class Journal:
 
     def _read(self, path: pathlib.Path) -> None:
         try:
-            data: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+            text = path.read_text(encoding="utf-8")
+        except FileNotFoundError:
+            return
+        except (OSError, ValueError) as error:
+            raise PipelineError("journal", f"{path} is no journal: {error}.") from error
+        try:
+            data: dict[str, Any] = json.loads(text)
             key = data["key"] if data["version"] == VERSION else None
             found = [
                 Evaluation(
@@ -93,7 +103,7 @@ class Journal:
                 for entry in data["evaluations"]
             ]
             harms = {(str(s), str(name)): float(harm) for s, name, harm in data["harms"]}
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError) as error:
             raise PipelineError("journal", f"{path} is no journal: {error}.") from error
         if key != self._key:
             raise PipelineError(
@@ -105,7 +115,7 @@ class Journal:
         self._harms = harms
 
     def _write(self) -> None:
-        if self._path is None:
+        if self._path is None or not self._is_written:
             return
         data = {
             "version": VERSION,
@@ -122,13 +132,24 @@ class Journal:
                 for found in self._known.values()
             ],
         }
-        # Whole or not at all: the run may be killed at any moment.
-        handle, name = tempfile.mkstemp(".tmp", f".{self._path.name}-", self._path.parent)
         try:
-            with open(handle, "w", encoding="utf-8") as file:
-                json.dump(data, file)
-            os.replace(name, self._path)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                os.unlink(name)
-            raise
+            _replace(self._path, json.dumps(data))
+        except OSError as error:
+            message = f"{self._path} cannot be written: {error.strerror or error}."
+            if self._is_strict:
+                raise OutputError("unwritable", message) from error
+            logger.warning("%s The search is not remembered.", message)
+            self._is_written = False
+
+
+def _replace(path: pathlib.Path, text: str) -> None:
+    """Write a file whole or not at all: the run may be killed at any moment."""
+    handle, name = tempfile.mkstemp(".tmp", f".{path.name}-", path.parent)
+    try:
+        with open(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+        os.replace(name, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(name)
+        raise

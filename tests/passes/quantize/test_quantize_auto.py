@@ -12,7 +12,7 @@ from graphopt.passes.quantize.auto_choice import Speed
 from graphopt.passes.quantize.quantize_auto import QuantizeAuto
 from quantized import array_of, load_with_weights, set_array
 
-from graphopt.errors import PipelineError, SamplesError
+from graphopt.errors import OutputError, PipelineError, SamplesError
 from graphopt.passbase import Context
 from graphopt.samples import Samples
 
@@ -160,6 +160,18 @@ def test_journal_of_another_model_is_refused(context: Context, tmp_path: pathlib
     (tmp_path / "journal.json").write_text("{}", encoding="utf-8")
     with pytest.raises(PipelineError, match="is no journal"):
         choose(network(), context, journal=journal)
+
+
+@pytest.mark.usefixtures("twice_as_fast")
+def test_journal_that_cannot_be_written_is_an_error_only_where_it_was_asked_for(
+    context: Context, tmp_path: pathlib.Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "none" / "journal.json"
+    with pytest.raises(OutputError, match="cannot be written: No such file or directory"):
+        choose(network(), context, journal=str(path))
+    context.journal = path
+    assert choose(network(), context).modified
+    assert caplog.text.count("The search is not remembered") == 1
 
 
 def test_interrupt_keeps_what_was_found(
