@@ -92,6 +92,8 @@ def main(debug: bool, verbose: bool) -> None:
     level = logging.DEBUG if debug else logging.INFO if verbose else logging.ERROR
     logging.basicConfig(format="%(name)s: %(message)s", stream=sys.stderr)
     logging.getLogger("graphopt").setLevel(level)
+    # What the library warns of is nothing that a user can mend.
+    logging.getLogger("onnx_ir").setLevel(logging.DEBUG if debug else logging.ERROR)
 
 
 def _number(
@@ -107,7 +109,9 @@ def _writable_file(
     context: click.Context, parameter: click.Parameter, value: pathlib.Path | None
 ) -> pathlib.Path | None:
     """Refuse a place that no file can be written to, before any work is done."""
-    if value is not None and (value.is_dir() or not os.access(value.parent, os.W_OK)):
+    if value is not None and (
+        value.is_dir() or not value.parent.is_dir() or not os.access(value.parent, os.W_OK)
+    ):
         raise click.BadParameter(f"{value} cannot be written.", context, parameter)
     return value
 
@@ -221,6 +225,7 @@ def optimize(model: pathlib.Path, output: pathlib.Path, **given: Any) -> int:
     from graphopt.report import console as report
     from graphopt.report.json import result_to_json
 
+    _check_places(model, output, given)
     passes = given["passes"]
     if given["skip"]:
         passes = pipeline.without(pipeline.parse(passes or "default"), given["skip"])
@@ -258,6 +263,23 @@ def optimize(model: pathlib.Path, output: pathlib.Path, **given: Any) -> int:
         if given["report"]:
             words.print(f"wrote {given['report']}", soft_wrap=True)
     return 0
+
+
+def _check_places(model: pathlib.Path, output: pathlib.Path, given: dict[str, Any]) -> None:
+    """Refuse to write over what is read, or twice to one place; MODEL may be replaced."""
+    taken: dict[pathlib.Path, str] = {}
+    for name, path in (
+        ("-o", output),
+        ("--report", given["report"]),
+        ("--trace", given["trace"]),
+        ("--data", given["data"]),
+        ("MODEL", model),
+    ):
+        if path is None:
+            continue
+        other = taken.setdefault(path.resolve(), name)
+        if other != name and (other, name) != ("-o", "MODEL"):
+            raise click.UsageError(f"{other} and {name} are the same file: {path}.")
 
 
 def _write_report(result: Result | None, path: pathlib.Path | None, progress: Any) -> None:

@@ -29,6 +29,8 @@ from typing import Any
 import click
 import numpy as np
 
+from graphopt.debug import script
+
 __all__ = ["main"]
 
 _COMMON = """
@@ -120,7 +122,7 @@ print(json.dumps({"seconds": seconds, "tensors": sorted(found.keys())}))
 """
 
 
-@click.command("bench_calibration", help=__doc__)
+@click.command("bench_calibration", cls=script.Tool, help=__doc__)
 @click.argument("model", type=click.Path(exists=True, path_type=pathlib.Path))
 @click.option(
     "--data",
@@ -132,7 +134,6 @@ print(json.dumps({"seconds": seconds, "tensors": sorted(found.keys())}))
 @click.option("--time-samples", type=click.IntRange(1), default=32, show_default=True)
 @click.option("--peer-samples", type=click.IntRange(1), default=16, show_default=True)
 @click.option("--rounds", type=click.IntRange(1), default=3, show_default=True)
-@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of the table.")
 def main(model: pathlib.Path, data: pathlib.Path | None, **given: Any) -> None:
     """Run the tool; see the module docstring."""
     rounds = given["rounds"]

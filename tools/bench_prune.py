@@ -30,6 +30,8 @@ from typing import Any
 import click
 import numpy as np
 
+from graphopt.debug import script
+
 __all__ = ["main"]
 
 _EXPORT = """
@@ -73,7 +75,7 @@ BATCH = 64
 """Images of a feed, and of what latency is measured on."""
 
 
-@click.command("bench_prune", help=__doc__)
+@click.command("bench_prune", cls=script.Tool, help=__doc__)
 @click.argument(
     "checkpoints",
     nargs=-1,
@@ -87,7 +89,6 @@ BATCH = 64
 )
 @click.option("--ratios", default="0.25,0.5,0.75", show_default=True, help="By commas.")
 @click.option("--repetitions", type=click.IntRange(1), default=100, show_default=True)
-@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of the table.")
 def main(
     checkpoints: tuple[pathlib.Path, ...],
     peers: pathlib.Path | None,

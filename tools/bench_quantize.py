@@ -32,6 +32,8 @@ from typing import TYPE_CHECKING, Any
 import click
 import numpy as np
 
+from graphopt.debug import script
+
 if TYPE_CHECKING:
     from graphopt.runtime import Runtime
 
@@ -93,7 +95,7 @@ _PREPARE = "upgrade-opset{to=13},default"
 _TIMEOUT_S = 3600
 
 
-@click.command("bench_quantize", help=__doc__)
+@click.command("bench_quantize", cls=script.Tool, help=__doc__)
 @click.argument(
     "models", nargs=-1, required=True, type=click.Path(exists=True, path_type=pathlib.Path)
 )
@@ -105,11 +107,11 @@ _TIMEOUT_S = 3600
 @click.option("--tools", default=",".join(TOOLS), show_default=True, help="Which to run.")
 @click.option("--repetitions", type=click.IntRange(0), default=30, show_default=True)
 @click.option(
+    "-o",
     "--output",
     type=click.Path(file_okay=False, path_type=pathlib.Path),
     help="Folder that keeps the models.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of the table.")
 def main(
     models: tuple[pathlib.Path, ...],
     data: pathlib.Path | None,

@@ -21,6 +21,8 @@ import tempfile
 
 import click
 
+from graphopt.debug import script
+
 FLAGS = (
     "--headless",
     "--no-sandbox",
@@ -33,10 +35,9 @@ FLAGS = (
 READY = "return document.documentElement.dataset.ready"
 
 
-@click.command(help=__doc__)
+@click.command("bench_report", cls=script.Tool, help=__doc__)
 @click.argument("reports", nargs=-1, required=True, type=click.Path(exists=True))
 @click.option("--repetitions", type=click.IntRange(1), default=5, show_default=True)
-@click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON.")
 def main(reports: tuple[str, ...], repetitions: int, as_json: bool) -> None:
     """Open reports and print how long that took."""
     driver = shutil.which("chromedriver")

@@ -27,6 +27,8 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
+from graphopt.debug import script
+
 __all__ = ["GRAPHS", "main"]
 
 UNARY = ("Sigmoid", "Tanh", "Abs", "Neg", "Softsign")
@@ -216,14 +218,14 @@ def graph_of(kind: str, size: int) -> onnx.ModelProto:
     return builder.model(*GRAPHS[kind](builder, size))
 
 
-@click.command("bench_scale", help=__doc__)
+@click.command("bench_scale", cls=script.Tool, help=__doc__)
 @click.argument("kinds", nargs=-1, type=click.Choice(list(GRAPHS)))
 @click.option("--sizes", default="10000,30000,100000", show_default=True, help="Nodes.")
-def main(kinds: tuple[str, ...], sizes: str) -> None:
+def main(kinds: tuple[str, ...], sizes: str, as_json: bool) -> None:
     """Run the tool; see the module docstring."""
-    click.echo(
-        f"{'':16}{'nodes':>9}{'left':>9}{'wall s':>9}{'cpu s':>8}{'us/node':>9}{'MB':>7}"
-    )
+    rows = []
+    header = f"{'':16}{'nodes':>9}{'left':>9}{'wall s':>9}{'cpu s':>8}{'us/node':>9}{'MB':>7}"
+    click.echo(header, err=as_json)
     with tempfile.TemporaryDirectory() as folder:
         source, target = (pathlib.Path(folder) / name for name in ("a.onnx", "b.onnx"))
         for kind in kinds or GRAPHS:
@@ -237,8 +239,12 @@ def main(kinds: tuple[str, ...], sizes: str) -> None:
                 click.echo(
                     f"{kind:16}{count:>9}{row['nodes']:>9}{row['wall_s']:>9.1f}"
                     f"{row['cpu_s']:>8.1f}{row['cpu_s'] / count * 1e6:>9.0f}"
-                    f"{row['peak_mb']:>7.0f}"
+                    f"{row['peak_mb']:>7.0f}",
+                    err=as_json,
                 )
+                rows.append({"kind": kind, "size": count, **row})
+    if as_json:
+        script.print_json(rows)
 
 
 if __name__ == "__main__":

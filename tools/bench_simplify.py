@@ -28,6 +28,8 @@ from typing import TYPE_CHECKING, Any
 import click
 import numpy as np
 
+from graphopt.debug import script
+
 if TYPE_CHECKING:
     from graphopt.runtime import Runtime
 
@@ -92,14 +94,13 @@ done(start)
 SCRIPTS["ort-extended"] = SCRIPTS["ort-basic"].replace("BASIC", "EXTENDED")
 
 
-@click.command("bench_simplify", help=__doc__)
+@click.command("bench_simplify", cls=script.Tool, help=__doc__)
 @click.argument(
     "models", nargs=-1, required=True, type=click.Path(exists=True, path_type=pathlib.Path)
 )
 @click.option("--peers-python", default=sys.executable, help="Python that has the peers.")
 @click.option("--tools", default=",".join(SCRIPTS), show_default=True, help="Which to run.")
 @click.option("--repetitions", type=click.IntRange(0), default=20, show_default=True)
-@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of the table.")
 def main(
     models: tuple[pathlib.Path, ...],
     peers_python: str,

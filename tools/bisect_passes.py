@@ -56,18 +56,21 @@ SCHEMA = "graphopt/bisect/1"
 @click.command("bisect_passes", cls=script.Tool, help=__doc__)
 @script.recipe_options
 @script.check_options
-@click.option("-o", "--output", type=script.PATH, help="Folder for the models and the record.")
+@click.option("-o", "--output", type=script.PATH, callback=script.output_folder,
+              help="Folder for the models and the record.")  # fmt: skip
 def main(output: pathlib.Path | None, as_json: bool, **given: Any) -> int:
     """Run the tool; see the module docstring."""
     from graphopt.debug.blame import blame
     from graphopt.debug.isolated import Isolated
     from graphopt.debug.record import Record
+    from graphopt.model_io.staging import reporting
     from graphopt.runtime import Runtime
 
     recipe = script.read_recipe(given)
     with contextlib.ExitStack() as stack:
         folder = output or pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        folder.mkdir(parents=True, exist_ok=True)
+        with reporting(folder):
+            folder.mkdir(parents=True, exist_ok=True)
         with Runtime(given["timeout"]) as runtime:
             check = script.read_check(given, recipe, runtime)
         key = {**given, "passes": recipe.text, "changed": recipe.model.stat().st_mtime_ns}

@@ -50,17 +50,20 @@ SCHEMA = "graphopt/compare-layers/1"
 @click.argument("candidate", type=script.PATH)
 @click.option("--ledger", type=script.PATH, help="JSON of the run that made CANDIDATE.")
 @click.option("--data", type=script.PATH, help="Samples: an .npz, or a folder of them.")
-@click.option("--batch-size", type=int, help="Samples of an .npz that form one feed.")
-@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--batch-size", type=click.IntRange(1),
+              help="Samples of an .npz that form one feed.")  # fmt: skip
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
 @click.option("--samples", "count", type=click.IntRange(1), default=4, show_default=True)
-@click.option("--sqnr", type=float, help="Threshold in dB. Default: the tolerance.")
-@click.option("--rtol", type=float, help="Tolerance, relative to the tensor.")
+@click.option("--sqnr", type=script.NUMBER, help="Threshold in dB. Default: the tolerance.")
+@click.option("--rtol", type=script.TOLERANCE, help="Tolerance, relative to the tensor.")
 @click.option("--worst", "top", type=click.IntRange(0), default=5, show_default=True,
               help="How many layers to blame.")  # fmt: skip
 @click.option("--all", "everything", is_flag=True, help="List every tensor.")
 @click.option("--memory", type=click.IntRange(1), default=16, show_default=True,
               help="Megabytes of tensors that one run may return.")  # fmt: skip
-@click.option("--timeout", type=float, default=600.0, show_default=True, help="For one run.")
+@click.option(
+    "--timeout", type=script.POSITIVE, default=600.0, show_default=True, help="For one run."
+)
 def main(original: pathlib.Path, candidate: pathlib.Path, as_json: bool, **given: Any) -> int:
     """Run the tool; see the module docstring."""
     from graphopt import model_io

@@ -54,7 +54,8 @@ LARGE = 60
 @click.command("reduce_model", cls=script.Tool, help=__doc__)
 @script.recipe_options
 @script.check_options
-@click.option("-o", "--output", type=script.PATH, required=True, help="Folder for the result.")
+@click.option("-o", "--output", type=script.PATH, required=True,
+              callback=script.output_folder, help="Folder for the result.")  # fmt: skip
 @click.option("--as-is", is_flag=True, help="Run no passes: MODEL itself fails --check.")
 def main(output: pathlib.Path, as_is: bool, as_json: bool, **given: Any) -> int:
     """Run the tool; see the module docstring."""
@@ -63,11 +64,13 @@ def main(output: pathlib.Path, as_is: bool, as_json: bool, **given: Any) -> int:
     from graphopt.debug.failure import Failure, save_case
     from graphopt.debug.isolated import Isolated
     from graphopt.debug.reduce import reduce_case
+    from graphopt.model_io.staging import reporting
     from graphopt.runtime import Runtime
 
     if as_is and not given["command"]:
         raise click.UsageError("--as-is needs a --check: without passes nothing differs.")
     recipe = script.read_recipe(given)
+    _keep_from_harm(recipe, output)
     if as_is:
         recipe = dataclasses.replace(recipe, passes=())
     how = script.read_how(given, recipe)
@@ -87,7 +90,8 @@ def main(output: pathlib.Path, as_is: bool, as_json: bool, **given: Any) -> int:
         hints = _hints(recipe, given, workplace, runtime, case)
         failure = Failure(recipe, how, workplace, wanted, report=_report, must_run=runs)
         small = reduce_case(case, failure, runtime, hints)
-        found = save_case(small, recipe, output)
+        with reporting(output):
+            found = save_case(small, recipe, output)
         verdict = failure.verdict(small)
     result = {
         "schema": SCHEMA,
@@ -106,6 +110,14 @@ def main(output: pathlib.Path, as_is: bool, as_json: bool, **given: Any) -> int:
     else:
         _print(result, verdict)
     return 0
+
+
+def _keep_from_harm(recipe: Recipe, output: pathlib.Path) -> None:
+    """Refuse a folder in which the result would take the place of what is read."""
+    written = {(output / name).resolve() for name in ("model.onnx", "samples")}
+    for path in (recipe.model, recipe.data):
+        if path is not None and path.resolve() in written:
+            raise click.UsageError(f"the result in {output} would take the place of {path}.")
 
 
 def _hints(

@@ -42,7 +42,8 @@ SCHEMA = "graphopt/repro-result/1"
 @click.command("repro", cls=script.Tool, help=__doc__)
 @script.recipe_options
 @script.check_options
-@click.option("-o", "--output", type=script.PATH, help="The .zip to write.")
+@click.option("-o", "--output", type=script.PATH, callback=script.output_file,
+              help="The .zip to write.")  # fmt: skip
 @click.option("--no-reduce", is_flag=True, help="Pack the model as large as it is.")
 @click.option("--keep-weights", is_flag=True, help="The weights may be in the bundle.")
 def main(as_json: bool, **given: Any) -> int:
@@ -51,6 +52,8 @@ def main(as_json: bool, **given: Any) -> int:
         return _replay(given["model"], as_json=as_json)
     if given["output"] is None:
         raise click.UsageError("Missing option '-o' / '--output': the .zip to write.")
+    if given["output"].resolve() == given["model"].resolve():
+        raise click.UsageError(f"{given['output']} is MODEL itself.")
     return _pack(given, as_json=as_json)
 
 
@@ -61,6 +64,7 @@ def _pack(given: dict[str, Any], *, as_json: bool) -> int:
     from graphopt.debug.failure import Failure
     from graphopt.debug.isolated import Isolated
     from graphopt.debug.reduce import random_weights, reduce_case
+    from graphopt.model_io.staging import reporting
     from graphopt.runtime import Runtime
 
     recipe = script.read_recipe(given)
@@ -90,7 +94,8 @@ def _pack(given: dict[str, Any], *, as_json: bool) -> int:
                 )
         verdict = fails.verdict(case)
     bundle = Bundle(recipe, how, verdict, given["timeout"], memory, versions_here())
-    size = pack(bundle, case, given["output"])
+    with reporting(given["output"]):
+        size = pack(bundle, case, given["output"])
     result = {
         "schema": SCHEMA,
         "bundle": str(given["output"]),

@@ -45,10 +45,13 @@ SCHEMA = "graphopt/trace/1"
 
 @click.command("trace_passes", cls=script.Tool, help=__doc__)
 @script.recipe_options
-@click.option("-o", "--output", type=script.PATH, required=True, help="Folder for the files.")
+@click.option("-o", "--output", type=script.PATH, required=True,
+              callback=script.output_folder, help="Folder for the files.")  # fmt: skip
 @click.option("--each-rewrite", is_flag=True, help="Write the model after every rewrite too.")
 @click.option("--samples", "count", type=click.IntRange(1), default=3, show_default=True)
-@click.option("--timeout", type=float, default=600.0, show_default=True, help="For one run.")
+@click.option(
+    "--timeout", type=script.POSITIVE, default=600.0, show_default=True, help="For one run."
+)
 def main(output: pathlib.Path, each_rewrite: bool, as_json: bool, **given: Any) -> None:
     """Run the tool; see the module docstring."""
     from graphopt import instruments, model_io

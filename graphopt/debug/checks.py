@@ -58,6 +58,12 @@ def verdict_of(error: Exception) -> Verdict:
     return Verdict("exception", " ".join(f"{type(error).__name__}: {text}".split()))
 
 
+class CommandError(GraphoptError):
+    """What is to check the model is no command."""
+
+    family = "command"
+
+
 class Check(Protocol):
     """Says whether a model is right. Can be sent to another process."""
 
@@ -141,8 +147,16 @@ class CommandCheck:
 
     @classmethod
     def parse(cls, text: str, timeout: float | None = None) -> CommandCheck:
-        """Return the check of a command line, split as a shell does."""
-        return cls(tuple(shlex.split(text)), timeout)
+        """Return the check of a command line, split as a shell does.
+
+        Raises:
+            CommandError: A quote is not closed.
+        """
+        try:
+            words = tuple(shlex.split(text))
+        except ValueError as error:
+            raise CommandError("syntax", f"the command {text!r}: {error}.") from error
+        return cls(words, timeout)
 
     def __call__(self, model: pathlib.Path, runtime: Runtime) -> Verdict:
         """Return the verdict on the model in a file."""

@@ -7,6 +7,9 @@ heavy is imported inside the functions, so that ``--help`` answers at once.
 from __future__ import annotations
 
 import json
+import logging
+import math
+import os
 import pathlib
 import sys
 from collections.abc import Callable, Sequence
@@ -23,10 +26,15 @@ if TYPE_CHECKING:
     from graphopt.runtime import Runtime
 
 __all__ = [
+    "NUMBER",
     "PATH",
+    "POSITIVE",
+    "TOLERANCE",
     "Tool",
     "check_options",
     "memory_bytes",
+    "output_file",
+    "output_folder",
     "print_json",
     "print_table",
     "read_case",
@@ -37,7 +45,21 @@ __all__ = [
     "say",
 ]
 
+
+class _Number(click.FloatRange):
+    """A number: NaN and infinity are none."""
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> Any:
+        found = super().convert(value, param, ctx)
+        if not math.isfinite(found):
+            self.fail(f"{value} is not a number.", param, ctx)
+        return found
+
+
 PATH = click.Path(path_type=pathlib.Path)
+NUMBER = _Number()
+POSITIVE = _Number(0, min_open=True)
+TOLERANCE = _Number(0)
 Function = Callable[..., Any]
 
 
@@ -69,6 +91,7 @@ class Tool(click.Command):
     def main(self, args: Sequence[str] | None = None, *more: Any, **kwargs: Any) -> Any:
         """Run the command and exit."""
         kwargs["standalone_mode"] = False
+        logging.getLogger("onnx_ir").setLevel(logging.ERROR)  # its warnings are not for users
         as_json = "--json" in (sys.argv[1:] if args is None else args)
         try:
             sys.exit(super().main(args, *more, **kwargs) or 0)
@@ -122,8 +145,12 @@ def recipe_options(function: Function) -> Function:
         click.option(
             "--data", type=PATH, help="Samples: an .npz with one array per input, or a folder."
         ),
-        click.option("--batch-size", type=int, help="Samples of an .npz that form one feed."),
-        click.option("--seed", type=int, default=0, show_default=True),
+        click.option(
+            "--batch-size",
+            type=click.IntRange(1),
+            help="Samples of an .npz that form one feed.",
+        ),
+        click.option("--seed", type=click.IntRange(0), default=0, show_default=True),
         click.option(
             "--emit",
             type=click.Choice(["standard", "onnxruntime"]),
@@ -144,8 +171,10 @@ def check_options(function: Function) -> Function:
             help="A command that exits with 0 for a right model; {model} is its path. "
             "Default: the answers in onnxruntime must be those of MODEL.",
         ),
-        click.option("--atol", type=float, help="Largest absolute error, per largest output."),
-        click.option("--rtol", type=float, help="Largest error relative to the output."),
+        click.option(
+            "--atol", type=TOLERANCE, help="Largest absolute error, per largest output."
+        ),
+        click.option("--rtol", type=TOLERANCE, help="Largest error relative to the output."),
         click.option(
             "--metric",
             type=click.Choice(["cosine", "top1", "sqnr"]),
@@ -153,18 +182,18 @@ def check_options(function: Function) -> Function:
             show_default=True,
             help="What --target is measured in.",
         ),
-        click.option("--target", type=float, help="Least value of --metric to accept."),
+        click.option("--target", type=NUMBER, help="Least value of --metric to accept."),
         click.option(
             "--samples",
             "count",
-            type=int,
+            type=click.IntRange(1),
             default=8,
             show_default=True,
             help="Samples to run.",
         ),
         click.option(
             "--timeout",
-            type=float,
+            type=POSITIVE,
             default=600.0,
             show_default=True,
             help="Seconds that one attempt may take.",
@@ -173,6 +202,30 @@ def check_options(function: Function) -> Function:
             "--memory", type=click.IntRange(64), help="Megabytes that one attempt may take."
         ),
     )
+
+
+def output_folder(
+    context: click.Context, parameter: click.Parameter, value: pathlib.Path | None
+) -> pathlib.Path | None:
+    """Refuse a place where no folder can be, before any work is done."""
+    if value is not None:
+        place = value.absolute()
+        while not place.exists():
+            place = place.parent
+        if not place.is_dir() or not os.access(place, os.W_OK):
+            raise click.BadParameter(f"{value} cannot be a folder.", context, parameter)
+    return value
+
+
+def output_file(
+    context: click.Context, parameter: click.Parameter, value: pathlib.Path | None
+) -> pathlib.Path | None:
+    """Refuse a place where no file can be, before any work is done."""
+    if value is not None and (
+        value.is_dir() or not value.parent.is_dir() or not os.access(value.parent, os.W_OK)
+    ):
+        raise click.BadParameter(f"{value} cannot be written.", context, parameter)
+    return value
 
 
 def _with(function: Function, *options: Callable[[Function], Function]) -> Function:

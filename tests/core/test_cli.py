@@ -29,10 +29,11 @@ MODEL = """g (float[N, 4] x) => (float[N, 3] y)
 @pytest.fixture(autouse=True)
 def _log_level() -> Iterator[None]:
     """The command line sets the level of the package's logger; put it back."""
-    logger = logging.getLogger("graphopt")
-    level = logger.level
+    loggers = [logging.getLogger(name) for name in ("graphopt", "onnx_ir")]
+    levels = [logger.level for logger in loggers]
     yield
-    logger.setLevel(level)
+    for logger, level in zip(loggers, levels, strict=True):
+        logger.setLevel(level)
 
 
 @pytest.fixture
@@ -56,6 +57,42 @@ def test_optimize_writes_a_smaller_model_that_agrees(model: pathlib.Path) -> Non
     assert [node.op_type for node in onnx.load(output).graph.node] == ["MatMul", "Add"]
     assert f"wrote {output}" in result.stderr
     assert call("validate", model, output).exit_code == 0
+
+
+def test_warnings_of_the_library_are_shown_with_debug_only(model: pathlib.Path) -> None:
+    library = logging.getLogger("onnx_ir.serde")
+    for options, shown in ((["--debug"], True), ([], False), (["-v"], False)):
+        assert call(*options, "inspect", model).exit_code == 0
+        assert library.isEnabledFor(logging.WARNING) == shown
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["-o", "a.onnx", "--report", "a.onnx"], "-o and --report are the same file"),
+        (
+            ["-o", "a.onnx", "--report", "r", "--trace", "r"],
+            "--report and --trace are the same",
+        ),
+        (["-o", "a.onnx", "--report", "./model.onnx"], "--report and MODEL are the same file"),
+        (["-o", "s.npz", "--data", "s.npz"], "-o and --data are the same file"),
+        (["-o", "a.onnx", "--report", "no/r.html"], "no/r.html cannot be written"),
+        (["-o", "a.onnx", "--report", "model.onnx/r"], "model.onnx/r cannot be written"),
+        (["-o", "a.onnx", "--trace", "model.onnx/t"], "model.onnx/t cannot be written"),
+    ],
+)
+def test_a_bad_place_is_refused_before_any_work(
+    model: pathlib.Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], said: str
+) -> None:
+    monkeypatch.chdir(model.parent)
+    before = model.read_bytes()
+
+    result = call("optimize", "model.onnx", *arguments)
+
+    assert result.exit_code == EXIT_USAGE
+    assert said in result.stderr
+    assert model.read_bytes() == before
+    assert [path.name for path in model.parent.iterdir()] == ["model.onnx"]
 
 
 def test_optimize_in_place(model: pathlib.Path) -> None:

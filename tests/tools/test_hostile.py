@@ -1,0 +1,156 @@
+"""Every tool refuses what it cannot use: in one line, with exit code 2, and at once."""
+
+import importlib
+import json
+import logging
+import pathlib
+import pkgutil
+
+import click
+import graphopt.tools
+import pytest
+
+from graphopt.debug import script
+
+PIPELINE_TOOLS = ("bisect_passes", "reduce_model", "repro", "trace_passes")
+CHECKING_TOOLS = PIPELINE_TOOLS[:3]
+TOOLS = sorted(module.name for module in pkgutil.iter_modules(graphopt.tools.__path__))
+
+ANYWHERE = {  # arguments before -o, the code that is expected
+    "missing": (["missing.onnx"], "model/missing-file"),
+    "text": (["text.onnx"], "model/not-onnx"),
+    "empty": (["empty.onnx"], "model/empty-file"),
+    "folder": (["folder"], "model/directory"),
+    "pass": (["chain.onnx", "--passes", "nonsense"], "pipeline/unknown-pass"),
+    "option": (["chain.onnx", "--passes", "fold-constants{x=1}"], "pipeline/unknown-option"),
+    "skip": (["chain.onnx", "--skip", "nonsense"], "pipeline/not-in-pipeline"),
+    "no data": (["chain.onnx", "--data", "missing.npz"], "samples/missing-file"),
+    "bad data": (["chain.onnx", "--data", "text.onnx"], "samples/damaged"),
+    "batch": (["chain.onnx", "--batch-size", "0"], "usage"),
+    "seed": (["chain.onnx", "--seed", "-1"], "usage"),
+    "samples": (["chain.onnx", "--samples", "0"], "usage"),
+    "timeout": (["chain.onnx", "--timeout", "0"], "usage"),
+}
+CHECKS = {
+    "rtol": (["--rtol", "nan"], "usage"),
+    "atol": (["--atol", "-1"], "usage"),
+    "target": (["--target", "inf"], "usage"),
+    "quote": (["--check", "'open"], "command/syntax"),
+}
+
+
+@pytest.fixture
+def files(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "empty.onnx").touch()
+    (tmp_path / "text.onnx").write_text("no model, but some words of text")
+    (tmp_path / "some.json").write_text("{}")
+
+
+def refused(done, code: str) -> None:
+    assert done.returncode == 2, done.stderr
+    assert f"error [{code}]" in done.stderr
+    assert done.stderr.count("\n") == 1, "one line"
+    assert json.loads(done.stdout)["code"] == code
+
+
+@pytest.mark.parametrize("tool", PIPELINE_TOOLS)
+@pytest.mark.parametrize("case", ANYWHERE)
+def test_bad_input_is_refused(run_tool, files, tool: str, case: str) -> None:
+    arguments, code = ANYWHERE[case]
+    refused(run_tool(tool, *arguments, "-o", "out", "--json"), code)
+    assert not pathlib.Path("out/model.onnx").exists()
+
+
+@pytest.mark.parametrize("tool", CHECKING_TOOLS)
+@pytest.mark.parametrize("case", CHECKS)
+def test_a_bad_check_is_refused(run_tool, tool: str, case: str) -> None:
+    arguments, code = CHECKS[case]
+    refused(run_tool(tool, "chain.onnx", *arguments, "-o", "out", "--json"), code)
+
+
+@pytest.mark.parametrize("tool", PIPELINE_TOOLS)
+@pytest.mark.parametrize("output", ["text.onnx/below", "chain.npz/a/b"])
+def test_a_file_is_no_folder(run_tool, files, tool: str, output: str) -> None:
+    done = run_tool(tool, "chain.onnx", "--passes", "faulty", "-o", output, "--json")
+    refused(done, "usage")
+
+
+@pytest.mark.parametrize(
+    ("tool", "output"),
+    [
+        ("bisect_passes", "chain.npz"),
+        ("reduce_model", "chain.npz"),
+        ("trace_passes", "chain.npz"),
+        ("repro", "folder"),
+        ("repro", "missing/failure.zip"),
+        ("repro", "chain.onnx"),
+    ],
+)
+def test_an_output_of_the_wrong_kind_is_refused(run_tool, files, tool, output) -> None:
+    done = run_tool(tool, "chain.onnx", "--passes", "faulty", "-o", output, "--json")
+    refused(done, "usage")
+
+
+def test_the_result_does_not_take_the_place_of_what_is_read(run_tool, tmp_path) -> None:
+    model = (tmp_path / "chain.onnx").rename(tmp_path / "model.onnx")
+    before = model.read_bytes()
+    refused(
+        run_tool("reduce_model", model, "--passes", "faulty", "-o", tmp_path, "--json"),
+        "usage",
+    )
+    assert model.read_bytes() == before
+
+    (tmp_path / "out/samples").mkdir(parents=True)
+    data = (tmp_path / "chain.npz").rename(tmp_path / "out/samples/mine.npz")
+    arguments = (model, "--data", "out/samples", "--passes", "faulty", "-o", "out", "--json")
+    refused(run_tool("reduce_model", *arguments), "usage")
+    assert data.exists()
+
+
+@pytest.mark.parametrize("bad", ["missing.onnx", "text.onnx", "empty.onnx", "folder"])
+def test_two_models_are_needed(run_tool, files, bad: str) -> None:
+    for pair in ((bad, "chain.onnx"), ("chain.onnx", bad)):
+        done = run_tool("compare_layers", *pair, "--json")
+        assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+    done = run_tool("explain", bad, "--json")
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--ledger", "missing.json"],
+        ["--ledger", "some.json"],
+        ["--data", "missing.npz"],
+        ["--sqnr", "nan"],
+        ["--rtol", "-1"],
+        ["--timeout", "0"],
+        ["--seed", "-1"],
+        ["--batch-size", "0"],
+    ],
+)
+def test_bad_options_of_compare_layers_are_refused(run_tool, files, arguments) -> None:
+    done = run_tool("compare_layers", "chain.onnx", "chain.onnx", *arguments, "--json")
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+
+
+@pytest.mark.parametrize("tool", TOOLS)
+def test_all_tools_speak_alike(tool: str) -> None:
+    main = importlib.import_module(f"graphopt.tools.{tool}").main
+
+    assert isinstance(main, script.Tool)
+    assert main.name == tool
+    options = {
+        word for one in main.params if isinstance(one, click.Option) for word in one.opts
+    }
+    assert {"--json", "--traceback"} <= options
+    assert ("--output" in options) == ("-o" in options)
+    assert "Typical usage:\n" in main.help
+    assert f"python -m graphopt.tools.{tool}" in main.help
+
+
+def test_the_warnings_of_the_library_are_not_for_users(run_tool, monkeypatch) -> None:
+    monkeypatch.setattr(logging.getLogger("onnx_ir"), "level", logging.NOTSET)
+    run_tool("explain", "missing.json")
+    assert not logging.getLogger("onnx_ir.serde").isEnabledFor(logging.WARNING)
