@@ -30,13 +30,15 @@ __all__ = ["PRESETS", "check_order", "format_pass", "format_pipeline", "parse", 
 
 SIMPLIFY = (
     "inline-functions,infer-shapes,"
-    "[fold-constants,fold-shapes,inline-if,eliminate-identity,eliminate-noop,fuse-reshapes,"
+    "[fold-constants,fold-shapes,inline-if,eliminate-identity,eliminate-noop,"
+    "eliminate-neutral,eliminate-inverse-pairs,fuse-clips,fuse-reshapes,"
     "fuse-transposes,eliminate-common-subexpressions,eliminate-dead-code,"
     "deduplicate-initializers],infer-shapes"
 )
 DEFAULT = (
     "inline-functions,infer-shapes,"
-    "[fold-constants,fold-shapes,inline-if,eliminate-identity,eliminate-noop,fuse-reshapes,"
+    "[fold-constants,fold-shapes,inline-if,eliminate-identity,eliminate-noop,"
+    "eliminate-neutral,eliminate-inverse-pairs,fuse-clips,fuse-reshapes,"
     "fuse-transposes,fuse-matmul-add,fuse-conv-batchnorm,fuse-conv-pad,fuse-activations,"
     "fuse-gelu,fuse-layer-normalization,fuse-rms-normalization,fuse-softmax,fuse-scale,"
     "eliminate-common-subexpressions,eliminate-dead-code,"

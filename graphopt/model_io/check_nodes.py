@@ -234,5 +234,6 @@ def _type_name(number: int) -> str:
 
 
 def _number(kind: object) -> int:
-    # The enumeration of the native module; its stub calls it an int, which it is not.
+    # The enumeration of the native module; its stub calls it an int, which it is not: int()
+    # has no overload for an object, and what getattr returns has no type.
     return int(getattr(kind, "value", kind))  # type: ignore[call-overload, no-any-return]

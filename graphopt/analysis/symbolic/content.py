@@ -178,6 +178,7 @@ def _range(node: ir.Node, known: Known) -> np.ndarray | None:
     items = [None if bound is None else bound.item() for bound in bounds]
     if not all(isinstance(item, int) for item in items) or not items[2]:
         return None
+    # all() has seen to it that they are integers, which a type checker does not follow.
     numbers = range(*items)  # type: ignore[arg-type]
     return _array(list(numbers)) if len(numbers) <= _LARGEST else None
 
