@@ -157,6 +157,8 @@ def layer_of(node: ir.Node) -> Layer | str:
     """Return the layer that ``node`` is, or why it is none that can be fitted."""
     if node.domain or node.op_type not in ("Conv", "Gemm", "MatMul"):
         return "it is no Conv, Gemm or MatMul"
+    if node.inputs[0] is None or node.inputs[0].is_initializer():
+        return "its first input is an initializer"
     value = node.inputs[1]
     tensor = tensor_of(value)
     if (

@@ -112,6 +112,8 @@ def norm_of(node: ir.Node) -> Norm | str:
         return "it is no BatchNormalization"
     if attribute(node, "training_mode", 0) or len(node.outputs) > 1:
         return "it is in training mode"
+    if node.inputs[0] is None or node.inputs[0].is_initializer():
+        return "its first input is an initializer"
     if any(tensor_of(value) is None for value in node.inputs[1:5]):
         return "its statistics are not constant"
     return Norm(node)

@@ -241,8 +241,10 @@ class Dimensions:
         return sum(count for _, count in self._left(dead))
 
     def size_bytes(self, dead: np.ndarray) -> int:
-        """Return the bytes of the elements of all constants that are left."""
-        return math.ceil(sum(site.tensor.dtype.itemsize * n for site, n in self._left(dead)))
+        """Return the bytes of the elements of all constants that are left, but for strings."""
+        sizes = ((site.tensor.dtype, count) for site, count in self._left(dead))
+        # What a string takes is not known; no number of a budget is made of them.
+        return math.ceil(sum(d.itemsize * n for d, n in sizes if d != ir.DataType.STRING))
 
     def _left(self, dead: np.ndarray) -> Iterable[tuple[Site, int]]:
         """Return every constant that is stored, and how many of its elements are left."""

@@ -272,3 +272,24 @@ def test_a_budget_of_bytes_counts_what_elements_take():
 
     left = sum(v.const_value.nbytes for v in model.graph.initializers.values())
     assert 0.4 * size < left <= 0.5 * size
+
+
+def test_strings_count_for_nothing_in_a_budget_of_bytes():
+    text = """g (float[N, 8] x) => (float[N, 4] y)
+        <float[8, 16] w1, float[16, 4] w2>
+        { h = MatMul(x, w1)
+          r = Relu(h)
+          y = MatMul(r, w2) }"""
+    model = network(text)
+    names = ir.StringTensor([b"a", b"b"], shape=ir.Shape([2]), name="names")
+    value = ir.Value(name="names", const_value=names)
+    value.dtype, value.shape = names.dtype, names.shape
+    model.graph.register_initializer(value)
+    node = ir.Node("", "Identity", [value], name="labels")
+    node.outputs[0].name, node.outputs[0].dtype = "labels", names.dtype
+    node.outputs[0].shape = names.shape
+    model.graph.append(node)
+    model.graph.outputs.append(node.outputs[0])
+    result = PruneChannels(size=0.6, multiple_of=1).run(model, Context())
+    assert result.modified
+    assert model.graph.initializers["w1"].const_value.shape[1] == 9

@@ -157,6 +157,24 @@ def test_a_layer_that_is_none_says_why(runtime):
     assert anchors <= {"Conv_1"}
 
 
+def test_a_layer_that_reads_an_initializer_is_left_alone(runtime):
+    model = network("""g (float[N, 8] x) => (float[N, 4] y)
+        <float[8, 16] w1, float[16, 4] w2, float[16, 4] w3, float[1, 16] table>
+        { h = MatMul(x, w1)
+          a = Add(h, table)
+          r = Relu(a)
+          k = MatMul(table, w3)
+          z = MatMul(r, w2)
+          y = Add(z, k) }""")
+    context = Context(samples=samples_of(model))
+    context.share(runtime)
+    options = {"recovery": "least-squares", "multiple_of": 1, "untie": False}
+    result = PruneChannels(0.5, **options).run(model, context)
+    assert [one["layer"] for one in result.details["recovered"]] == ["MatMul_4"]
+    reasons = {skip.anchor: skip.reason for skip in context.ledger.skips}
+    assert reasons["MatMul_3"] == "its first input is an initializer"
+
+
 def test_a_prefix_is_what_a_value_depends_on():
     model = network(TOKENS)
     part = prefix_of(model, "c")
