@@ -38,6 +38,11 @@ Kept = dict[str, tuple[np.ndarray, ...]]
 _VECTORS = frozenset({"bias", "running_mean", "running_var"})
 """What a module holds beside its weight with the indices of its first axis."""
 
+_WITH_VECTORS = frozenset(
+    {"BatchNormalization", "Conv", "ConvTranspose", "Gemm", "LayerNormalization"}
+)
+"""Operators whose inputs are, as in PyTorch, weight, bias (mean, variance)."""
+
 
 def plan_of(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Read a plan: a file of its own, or the report of ``graphopt optimize --json``.
@@ -108,19 +113,18 @@ def adopt(module: nn.Module, pruned: ir.Model | str | os.PathLike[str]) -> int:
     values = model.graph.initializers
     count = 0
     for prefix, part in module.named_modules():
-        weight = values.get(f"{prefix}.weight")
-        if weight is not None and getattr(part, "bias", weight) is None:
-            bias = _bias_beside(weight)
-            if bias is not None:
-                part.bias = nn.Parameter(torch.from_numpy(bias))
-                count += 1
+        beside = _beside(values.get(f"{prefix}.weight"))
+        if "bias" in beside and getattr(part, "bias", beside) is None:
+            bias = np.array(beside["bias"].numpy())
+            part.bias = nn.Parameter(torch.from_numpy(bias))
         for name, tensor in [*part.named_parameters(recurse=False), *_buffers(part)]:
-            value = values.get(f"{prefix}.{name}" if prefix else name)
-            if value is None or value.const_value is None:
+            full = f"{prefix}.{name}" if prefix else name
+            stored = beside.get(name, getattr(values.get(full), "const_value", None))
+            if stored is None:
                 continue
-            data = torch.from_numpy(np.array(value.const_value.numpy()))
+            data = torch.from_numpy(np.array(stored.numpy()))
             if data.shape != tensor.shape:
-                raise _other_shape(value.name or "", tuple(data.shape), tensor)
+                raise _other_shape(full, tuple(data.shape), tensor)
             with torch.no_grad():
                 tensor.copy_(data)
             count += 1
@@ -131,17 +135,25 @@ def _kept(model: ir.Model, plan: Mapping[str, Any]) -> Kept:
     dimensions = find_groups(analyse(model))
     groups = {group.name: group for group in dimensions.groups}
     dead = np.zeros(dimensions.atom_count, bool)
-    for entry in plan["groups"]:
-        if not entry["removed"]:
+    for name, size, removed in _entries(plan):
+        if not removed:
             continue
-        group = groups.get(entry["name"])
-        if group is None or group.size != entry["size"]:
+        group = groups.get(name)
+        if group is None or group.size != size:
             raise PipelineError(
                 "bad-plan",
-                f"the model has no group {entry['name']!r} of {entry['size']} indices.",
-                hint=nearest(entry["name"], groups),
+                f"the model has no group {name!r} of {size} indices.",
+                hint=nearest(name, groups),
             )
-        dead[group.atoms[list(entry["removed"])]] = True
+        if group.reason:
+            raise PipelineError("bad-plan", f"group {name!r} cannot be cut: {group.reason}.")
+        if min(removed) < 0 or max(removed) >= size or len(removed) == size:
+            raise PipelineError(
+                "bad-plan",
+                f"group {name!r} has indices 0 to {size - 1}; "
+                "the plan removes others, or all.",
+            )
+        dead[group.atoms[sorted(removed)]] = True
     kept: Kept = {}
     for site in dimensions.coupling.sites:
         axes = tuple(
@@ -153,6 +165,17 @@ def _kept(model: ir.Model, plan: Mapping[str, Any]) -> Kept:
         before = kept.get(site.name, axes)
         kept[site.name] = tuple(map(np.logical_and, before, axes))
     return kept
+
+
+def _entries(plan: Mapping[str, Any]) -> list[tuple[str, int, set[int]]]:
+    """Return name, size and what is removed of every group; the file may have been edited."""
+    try:
+        return [
+            (str(entry["name"]), int(entry["size"]), set(map(int, entry["removed"])))
+            for entry in plan["groups"]
+        ]
+    except (KeyError, TypeError, ValueError) as error:
+        raise PipelineError("bad-plan", "a group of the plan is not well-formed.") from error
 
 
 def _buffers(part: nn.Module) -> list[tuple[str, torch.Tensor]]:
@@ -196,12 +219,15 @@ def _transposed(part: nn.Module) -> bool:
 
 
 def _groups(part: nn.Module, weight: tuple[np.ndarray, ...] | None) -> int:
-    """Return how many groups of a Conv keep channels; 1 for other layers."""
-    groups = int(getattr(part, "groups", 1))
-    if groups == 1 or not weight or not isinstance(part, nn.modules.conv._ConvNd):
-        return 1
-    first = part.in_channels if _transposed(part) else part.out_channels
-    return int(weight[0].reshape(groups, first // groups).any(axis=1).sum())
+    """Return how many groups of a Conv or GroupNorm keep channels; 1 for other layers."""
+    match part:
+        case nn.GroupNorm():
+            groups = part.num_groups
+        case nn.modules.conv._ConvNd():
+            groups = part.groups
+        case _:
+            return 1
+    return int(weight[0].reshape(groups, -1).any(axis=1).sum()) if weight else groups
 
 
 def _resize(part: nn.Module, groups: int) -> None:
@@ -215,9 +241,12 @@ def _resize(part: nn.Module, groups: int) -> None:
         case nn.Linear():
             part.out_features, part.in_features = part.weight.shape
         case nn.modules.batchnorm._NormBase():
-            if part.running_mean is not None:
-                part.num_features = len(part.running_mean)
-        case nn.LayerNorm() if part.elementwise_affine:
+            held = part.weight if part.running_mean is None else part.running_mean
+            if held is not None:
+                part.num_features = len(held)
+        case nn.GroupNorm() if part.affine:
+            part.num_groups, part.num_channels = groups, len(part.weight)
+        case nn.LayerNorm() | nn.RMSNorm() if part.elementwise_affine:
             part.normalized_shape = tuple(part.weight.shape)
         case nn.Embedding():
             part.num_embeddings, part.embedding_dim = part.weight.shape
@@ -229,15 +258,22 @@ def _resize(part: nn.Module, groups: int) -> None:
             pass
 
 
-def _bias_beside(weight: ir.Value) -> np.ndarray | None:
-    """Return the bias of the one layer that uses ``weight``."""
-    uses = list(weight.uses())
-    if len(uses) != 1 or uses[0].node.op_type not in ("Conv", "Gemm"):
-        return None
-    bias = uses[0].node.inputs[2] if len(uses[0].node.inputs) > 2 else None
-    if bias is None or bias.const_value is None:
-        return None
-    return np.array(bias.const_value.numpy())
+def _beside(weight: ir.Value | None) -> dict[str, ir.TensorProtocol]:
+    """Return the vectors of the one node that uses ``weight``, by their name in PyTorch.
+
+    Exporters store equal vectors of several layers once, under the name of one of them.
+    """
+    uses = list(weight.uses()) if weight is not None else []
+    if len(uses) != 1 or uses[0].idx != 1 or uses[0].node.op_type not in _WITH_VECTORS:
+        return {}
+    vectors = zip(
+        ("bias", "running_mean", "running_var"), uses[0].node.inputs[2:], strict=False
+    )
+    return {
+        name: value.const_value
+        for name, value in vectors
+        if value is not None and value.const_value is not None
+    }
 
 
 def _other_shape(name: str, found: tuple[int, ...], tensor: torch.Tensor) -> TrainingError:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from graphopt.models.errors import TrainingError
 from graphopt.models.exporters import EXPORTERS, Interface, export
-from graphopt.models.shrink import adopt, plan_of, shrink
+from graphopt.models.shrink import _resize, adopt, plan_of, shrink
 from graphopt.passes.prune.prune_channels import PruneChannels
 from graphs import run
 from torch import nn
@@ -17,6 +17,7 @@ from torch_networks import NETWORKS, exported, inputs_of, module_of
 from graphopt import model_io
 from graphopt.errors import PipelineError
 from graphopt.passbase import Context
+from graphopt.samples import Samples
 
 DAILY = [(name, "torchscript") for name in ("unet", "shuffle", "resnext", "lstm", "gru")]
 SLOWLY = [
@@ -42,6 +43,20 @@ class Tokens(nn.Module):
         y = self.norm(self.table(x) + self.offset)
         y = y + self.narrow(torch.relu(self.wide(y)))
         return y @ self.table.weight.T
+
+
+class Normalized(nn.Module):
+    """A normalization that keeps a size of its own, between two layers."""
+
+    def __init__(self, norm):
+        super().__init__()
+        self.first, self.norm = nn.Conv2d(3, 32, 3, padding=1), norm
+        self.last = nn.Conv2d(32, 4, 1)
+        nn.init.normal_(norm.weight)
+        nn.init.normal_(norm.bias)
+
+    def forward(self, x):
+        return self.last(torch.relu(self.norm(self.first(x))))
 
 
 def pruned(path, **options):
@@ -125,6 +140,53 @@ def test_tables_norms_and_plain_parameters(tmp_path):
     )
 
 
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: nn.GroupNorm(8, 32),
+        lambda: nn.InstanceNorm2d(32, affine=True),
+    ],
+    ids=["group", "instance"],
+)
+def test_norms_know_their_new_sizes(make, tmp_path):
+    torch.manual_seed(0)
+    module = Normalized(make()).eval()
+    path, x = tmp_path / "m.onnx", torch.randn(4, 3, 6, 6)
+    export(module, [x], Interface(("x",), ("y",), {}), path, "torchscript", optimize=False)
+    original, model, plan = pruned(path)
+    small = shrink(module, original, plan)
+    assert small.norm.weight.shape == (16,)
+    np.testing.assert_allclose(
+        small(x).detach().numpy(), run(model, {"x": x.numpy()})[0], rtol=1e-4, atol=1e-5
+    )
+
+
+def test_root_mean_square_norms_know_their_new_size():
+    # Only the new exporter knows it, which takes long; the rule is that of every other norm.
+    norm = nn.RMSNorm(8)
+    norm.weight = nn.Parameter(torch.ones(4))
+    _resize(norm, 1)
+    assert norm(torch.ones(2, 4)).shape == (2, 4)
+
+
+def test_an_edited_plan_is_checked(tmp_path):
+    original, _, plan = pruned(exported("resnext", "torchscript", tmp_path))
+    module = module_of("resnext")
+    entry = next(one for one in plan["groups"] if one["size"] == 64)
+    for removed, message in (
+        ([-1], "removes others"),
+        ([99], "removes others"),
+        (list(range(64)), "or all"),
+        (["x"], "not well-formed"),
+        (None, "not well-formed"),
+    ):
+        with pytest.raises(PipelineError, match=message):
+            shrink(module, original, {"groups": [{**entry, "removed": removed}]})
+    whole = next(one for one in plan["groups"] if one["reason"])
+    with pytest.raises(PipelineError, match="cannot be cut"):
+        shrink(module, original, {"groups": [{**whole, "removed": [0]}]})
+
+
 def test_what_recovery_found_is_taken_over(tmp_path):
     original, model, plan = pruned(exported("resnext", "torchscript", tmp_path))
     small = shrink(module_of("resnext"), original, plan)
@@ -144,6 +206,24 @@ def test_what_recovery_found_is_taken_over(tmp_path):
     expected = run(model, {"x": x.numpy()})[0]
     np.testing.assert_allclose(small(x).detach().numpy(), expected, rtol=1e-4, atol=1e-5)
     assert count >= 20
+
+
+def test_a_bias_that_was_stored_once_for_two_layers_is_that_of_the_layer(tmp_path):
+    torch.manual_seed(0)
+    module = nn.Sequential(*(nn.Conv2d(8, 8, 1) for _ in range(4))).eval()
+    for part in module:
+        nn.init.zeros_(part.bias)
+    path, x = tmp_path / "m.onnx", torch.randn(8, 8, 8, 8)
+    export(module, [x], Interface(("x",), ("y",), {}), path, "torchscript", optimize=False)
+    model = model_io.load(path)
+    context = Context(samples=Samples.from_feeds([{"x": x.numpy() + 1}]))
+    options = {"recovery": "least-squares", "multiple_of": 1}
+    with context.closing():
+        plan = PruneChannels(0.5, **options).run(model, context).details["plan"]
+    small = shrink(module, path, plan)
+    adopt(small, model)
+    expected = run(model, {"x": x.numpy()})[0]
+    np.testing.assert_allclose(small(x).detach().numpy(), expected, rtol=1e-4, atol=1e-4)
 
 
 def test_what_does_not_fit_is_named(tmp_path):
