@@ -114,7 +114,16 @@ class QuantizeAuto(Pass):
         journal = Journal(
             bench,
             pathlib.Path(self.journal) if self.journal else context.journal,
-            repr((fingerprint(model), samples.describe(), name, target, self.recover)),
+            repr(
+                (
+                    fingerprint(model),
+                    samples.describe(),
+                    name,
+                    "" if isinstance(metric, str) else metric.version(),
+                    target,
+                    self.recover,
+                )
+            ),
             is_strict=bool(self.journal),
         )
         search = Search(

@@ -178,3 +178,14 @@ def test_unknown_names_are_refused(name: str) -> None:
     with pytest.raises(MetricError, match=r"no metric .* Or module:function") as info:
         metric_of(name)
     assert info.value.code == "metric/unknown"
+
+
+def test_version_is_that_of_the_file(here: pathlib.Path) -> None:
+    file = here / "versioned.py"
+    file.write_text("def score(outputs):\n    return 1\n", encoding="utf-8")
+    metric = metric_of("versioned:score")
+    assert isinstance(metric, UserMetric)
+    first = metric.version()
+    assert metric.version() == first != ""
+    file.write_text("def score(outputs):\n    return 2\n", encoding="utf-8")
+    assert metric.version() != first
