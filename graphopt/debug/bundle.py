@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import importlib.metadata
 import json
@@ -17,6 +18,7 @@ from graphopt.debug.extract import Case
 from graphopt.debug.failure import save_case
 from graphopt.debug.recipe import Recipe
 from graphopt.errors import GraphoptError
+from graphopt.model_io import staging
 from graphopt.passbase import Promise, Target
 from graphopt.validation import Tolerance
 
@@ -84,18 +86,19 @@ def pack(bundle: Bundle, case: Case, path: pathlib.Path) -> int:
         "memory_bytes": bundle.memory_bytes,
         "versions": bundle.versions,
     }
-    with tempfile.TemporaryDirectory(prefix="graphopt-") as name:
+    with contextlib.ExitStack() as stack:
+        name = stack.enter_context(tempfile.TemporaryDirectory(prefix="graphopt-"))
         folder = pathlib.Path(name)
         save_case(case, bundle.recipe, folder)
         (folder / "repro.json").write_text(json.dumps(manifest, indent=1), encoding="utf-8")
-        partial = path.with_name(f"{path.name}.tmp")
+        partial = stack.enter_context(staging.staging_folder(path.parent)) / path.name
         with zipfile.ZipFile(partial, "w", zipfile.ZIP_DEFLATED) as archive:
             for file in sorted(folder.rglob("*")):
                 if file.is_file():
                     info = zipfile.ZipInfo(file.relative_to(folder).as_posix(), _DATE)
                     info.compress_type = zipfile.ZIP_DEFLATED
                     archive.writestr(info, file.read_bytes())
-        partial.replace(path)
+        staging.move_into_place([partial], path.parent, durable=False)
     return path.stat().st_size
 
 

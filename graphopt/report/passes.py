@@ -23,7 +23,7 @@ def list_passes() -> str:
     lines += ["", "Presets:", ""]
     width = max(map(len, pipeline.PRESETS))
     for name, text in pipeline.PRESETS.items():
-        first, *rest = _wrapped(text, 78 - width)
+        first, *rest = _wrapped(text, 76 - width)  # 80 columns
         lines.append(f"  {name:{width}}  {first}")
         lines += [" " * (width + 4) + line for line in rest]
     return "\n".join(lines)

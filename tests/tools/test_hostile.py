@@ -1,5 +1,6 @@
 """Every tool refuses what it cannot use: in one line, with exit code 2, and at once."""
 
+import errno
 import importlib
 import json
 import logging
@@ -106,6 +107,22 @@ def test_the_result_does_not_take_the_place_of_what_is_read(run_tool, tmp_path) 
     arguments = (model, "--data", "out/samples", "--passes", "faulty", "-o", "out", "--json")
     refused(run_tool("reduce_model", *arguments), "usage")
     assert data.exists()
+
+
+def test_a_bundle_that_cannot_be_written_leaves_nothing(
+    run_tool, tmp_path, monkeypatch
+) -> None:
+    def full(*arguments: object, **options: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("zipfile.ZipFile.writestr", full)
+    before = sorted(tmp_path.iterdir())
+    done = run_tool(
+        "repro", "chain.onnx", "--passes", "faulty{at=i7}", "--no-reduce", "-o", "f.zip"
+    )
+    assert done.returncode == 2
+    assert "error [output/no-space]: f.zip cannot be written" in done.stderr
+    assert sorted(tmp_path.iterdir()) == before
 
 
 @pytest.mark.parametrize("bad", ["missing.onnx", "text.onnx", "empty.onnx", "folder"])
