@@ -1,5 +1,6 @@
 """Shared by all tests."""
 
+import logging
 import pathlib
 import sys
 import textwrap
@@ -11,6 +12,16 @@ from graphopt import registry
 # So that tests in any folder can import tests/graphs.py.
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
 pytest.register_assert_rewrite("graphs")
+
+
+@pytest.fixture(autouse=True)
+def _log_levels():
+    """Commands that are called in the tests' own process set levels; put them back."""
+    loggers = [logging.getLogger(name) for name in ("graphopt", "onnx_ir")]
+    levels = [logger.level for logger in loggers]
+    yield
+    for logger, level in zip(loggers, levels, strict=True):
+        logger.setLevel(level)
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ import logging
 import pathlib
 import subprocess
 import sys
-from collections.abc import Iterator
 
 import click.testing
 import graphs
@@ -24,16 +23,6 @@ MODEL = """g (float[N, 4] x) => (float[N, 3] y)
       i = Identity(x)
       h = MatMul(i, w)
       y = Add(h, c) }"""
-
-
-@pytest.fixture(autouse=True)
-def _log_level() -> Iterator[None]:
-    """The command line sets the level of the package's logger; put it back."""
-    loggers = [logging.getLogger(name) for name in ("graphopt", "onnx_ir")]
-    levels = [logger.level for logger in loggers]
-    yield
-    for logger, level in zip(loggers, levels, strict=True):
-        logger.setLevel(level)
 
 
 @pytest.fixture
