@@ -334,7 +334,7 @@ class _Work:
                 break
             text, kept = optional
             left_out[text] = f"with it the model is slower than the original: {slower:.2f}x"
-            logger.warning("%s is left out: %s", text, left_out[text])
+            logger.info("%s is left out: %s", text, left_out[text])
             passes = kept
         files = [stage.path] + ([stage.external_path] if stage.external_path else [])
         after = summarize(model, sum(file.stat().st_size for file in files))

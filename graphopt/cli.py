@@ -72,6 +72,24 @@ class _Group(click.Group):
         return found
 
 
+class _Log(logging.Handler):
+    """Shows what is logged on stderr; a warning once, however often samples are read."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._warned: set[str] = set()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write the one line of ``record``."""
+        text = f"{record.name}: {record.getMessage()}"
+        if record.levelno == logging.WARNING:
+            text = f"graphopt: warning: {record.getMessage()}"
+            if text in self._warned:
+                return
+            self._warned.add(text)
+        click.echo(text, err=True)
+
+
 def _debug() -> bool:
     return logging.getLogger("graphopt").isEnabledFor(logging.DEBUG)
 
@@ -87,10 +105,13 @@ def _fail(code: str, message: str, status: int, as_json: bool) -> None:
 @click.option("--debug", is_flag=True, help="Log every decision, and show tracebacks.")
 @click.option("-v", "--verbose", is_flag=True, help="Log what each pass did.")
 @click.version_option(package_name="graphopt")
-def main(debug: bool, verbose: bool) -> None:
+@click.pass_context
+def main(context: click.Context, debug: bool, verbose: bool) -> None:
     """Optimize ONNX models for onnxruntime: rewritten, validated, measured, explained."""
-    level = logging.DEBUG if debug else logging.INFO if verbose else logging.ERROR
-    logging.basicConfig(format="%(name)s: %(message)s", stream=sys.stderr)
+    level = logging.DEBUG if debug else logging.INFO if verbose else logging.WARNING
+    handler = _Log()
+    logging.getLogger().addHandler(handler)
+    context.call_on_close(lambda: logging.getLogger().removeHandler(handler))
     logging.getLogger("graphopt").setLevel(level)
     # What the library warns of is nothing that a user can mend.
     logging.getLogger("onnx_ir").setLevel(logging.DEBUG if debug else logging.ERROR)

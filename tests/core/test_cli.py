@@ -48,6 +48,21 @@ def test_optimize_writes_a_smaller_model_that_agrees(model: pathlib.Path) -> Non
     assert call("validate", model, output).exit_code == 0
 
 
+def test_a_warning_is_shown_once_and_before_the_result(model: pathlib.Path) -> None:
+    samples = model.with_name("zeros.npz")
+    np.savez(samples, x=np.zeros((6, 4), np.float32))
+    output = model.with_name("out.onnx")
+
+    result = call("optimize", model, "-o", output, "--data", samples, "--no-measure")
+
+    assert result.exit_code == 0, result.output
+    said = [
+        line for line in result.stderr.splitlines() if line.startswith("graphopt: warning")
+    ]
+    assert len(said) == 1
+    assert said[0].endswith("input 'x' is zero everywhere")
+
+
 def test_warnings_of_the_library_are_shown_with_debug_only(model: pathlib.Path) -> None:
     library = logging.getLogger("onnx_ir.serde")
     for options, shown in ((["--debug"], True), ([], False), (["-v"], False)):
