@@ -93,7 +93,7 @@ def test_every_single_rewrite_can_be_looked_at(run, tmp_path: pathlib.Path) -> N
     [
         (["missing.onnx", "-o", "out"], "missing.onnx"),
         (["chain.onnx"], "Missing option '-o'"),
-        (["chain.onnx", "-o", "chain.npz/out"], "chain.npz/out cannot be made"),
+        (["chain.onnx", "-o", "chain.npz/out"], "chain.npz/out cannot be a folder"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(run, arguments: list[str], said: str) -> None:
