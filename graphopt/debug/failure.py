@@ -134,6 +134,6 @@ def save_case(case: Case, recipe: Recipe, folder: pathlib.Path) -> Recipe:
         old.unlink()
     model_io.save(case.model, folder / "model.onnx")
     for index, feed in enumerate(case.feeds):
-        np.savez(samples / f"{index:03}.npz", **feed)  # type: ignore[arg-type]
+        np.savez(samples / f"{index:03}.npz", **feed)  # type: ignore[arg-type]  # no input has an option's name
     data = samples if any(case.feeds) else None
     return dataclasses.replace(recipe, model=folder / "model.onnx", data=data, batch_size=None)
