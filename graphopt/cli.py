@@ -10,7 +10,6 @@ import contextlib
 import json
 import logging
 import math
-import os
 import pathlib
 import shlex
 import sys
@@ -20,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from graphopt.debug.script import output_file
 from graphopt.errors import (
     EXIT_DEFECT,
     EXIT_INVALID,
@@ -126,17 +126,6 @@ def _number(
     return value
 
 
-def _writable_file(
-    context: click.Context, parameter: click.Parameter, value: pathlib.Path | None
-) -> pathlib.Path | None:
-    """Refuse a place that no file can be written to, before any work is done."""
-    if value is not None and (
-        value.is_dir() or not value.parent.is_dir() or not os.access(value.parent, os.W_OK)
-    ):
-        raise click.BadParameter(f"{value} cannot be written.", context, parameter)
-    return value
-
-
 def _data_options(command: Command) -> Command:
     for option in (
         click.option(
@@ -225,13 +214,13 @@ def _data_options(command: Command) -> Command:
 @click.option(
     "--trace",
     type=MODEL,
-    callback=_writable_file,
+    callback=output_file,
     help="Write a Chrome trace of the passes to this file.",
 )
 @click.option(
     "--report",
     type=MODEL,
-    callback=_writable_file,
+    callback=output_file,
     help="Write the report as one HTML file that needs no network.",
 )
 @_data_options
