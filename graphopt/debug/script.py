@@ -292,9 +292,9 @@ def read_case(
 
 def read_how(given: dict[str, Any], recipe: Recipe) -> CommandCheck | dict[str, Any]:
     """Return a command, or the options of ``NumericCheck.of``."""
-    from graphopt.api import promise_of
     from graphopt.debug.checks import CommandCheck
     from graphopt.passbase import Promise
+    from graphopt.pipeline import promise_of
     from graphopt.validation import Tolerance
 
     if given["command"]:

@@ -12,8 +12,7 @@ import onnx_ir as ir
 import pytest
 
 import graphopt
-from graphopt import pipeline
-from graphopt.api import Options, _without_last_optional
+from graphopt.api import Options
 from graphopt.edit import Edit
 from graphopt.errors import PassError, SamplesError, ValidationError
 from graphopt.passbase import Context, Pass, PassResult, Promise
@@ -182,18 +181,6 @@ def test_validate_with_a_target(model: pathlib.Path, tmp_path: pathlib.Path) -> 
 
     assert passes(0.99)
     assert not passes(0.9999999)
-
-
-def test_exact_passes_in_brackets_stay_when_a_close_one_does_not_pay() -> None:
-    passes = pipeline.parse("[eliminate-identity,fuse-conv-batchnorm,eliminate-dead-code]")
-
-    left = _without_last_optional(passes)
-
-    assert left is not None
-    text, rest = left
-    assert text == "fuse-conv-batchnorm"
-    assert pipeline.format_pipeline(rest) == "[eliminate-identity,eliminate-dead-code]"
-    assert _without_last_optional(rest) is None
 
 
 def test_a_generator_of_feeds(model: pathlib.Path) -> None:

@@ -240,6 +240,15 @@ def test_a_pass_can_be_left_out(model: pathlib.Path) -> None:
     assert "Did you mean 'eliminate-identity'?" in done.stderr
 
 
+def test_a_search_stays_a_search_when_a_pass_is_left_out(model: pathlib.Path) -> None:
+    arguments = ["optimize", model, "-o", model.with_name("out.onnx"), "--target", 0.9]
+    for passes in ([], ["--passes", "int8-dynamic"]):
+        done = call(*arguments, *passes, "--skip", "quantize-auto")
+        assert done.exit_code == 0, done.stderr
+        done = call(*arguments, *passes, "--skip", "quantize-dynamic")
+        assert "no 'quantize-dynamic' in the pipeline" in done.stderr
+
+
 def test_unknown_pass_asked_about_names_the_nearest() -> None:
     result = call("passes", "fold-constnats")
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from graphopt import pipeline, registry
 from graphopt.errors import PipelineError
 from graphopt.passbase import Pass
-from graphopt.pipeline import check_order, format_pipeline, parse
+from graphopt.pipeline import check_order, format_pipeline, parse, without_last_optional
 from graphopt.rewrite import Fixpoint
 
 PASSES = """
@@ -148,7 +148,11 @@ def test_ten_thousand_generated_pipelines_round_trip(passes) -> None:
     assert len(texts) > 5_000
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    deadline=None,
+    # The passes of the fixture are values; and a busy machine makes texts slowly.
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
 @given(text=st.text(), parts=st.lists(st.text()))
 def test_any_text_can_be_an_option(passes, text: str, parts: list[str]) -> None:
     wanted = passes["everything"](maybe=text, names=tuple(parts))
@@ -318,3 +322,15 @@ class TestWithout:
             pipeline.without(pipeline.parse("[fold-constants],eliminate-noop"), names)
         assert caught.value.code == f"pipeline/{code}"
         assert said in str(caught.value)
+
+
+def test_exact_passes_in_brackets_stay_when_a_close_one_does_not_pay() -> None:
+    passes = pipeline.parse("[eliminate-identity,fuse-conv-batchnorm,eliminate-dead-code]")
+
+    left = without_last_optional(passes)
+
+    assert left is not None
+    text, rest = left
+    assert text == "fuse-conv-batchnorm"
+    assert pipeline.format_pipeline(rest) == "[eliminate-identity,eliminate-dead-code]"
+    assert without_last_optional(rest) is None

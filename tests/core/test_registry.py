@@ -15,6 +15,7 @@ import pytest
 from graphopt import pipeline, registry
 from graphopt.errors import PassError, PipelineError
 from graphopt.passbase import Context, Pass, Promise
+from graphopt.pipeline.values import format_value
 
 SOURCE = """
 import dataclasses
@@ -106,7 +107,7 @@ class TestEveryInstalledPass:
         for field in dataclasses.fields(cls):
             if field.default is dataclasses.MISSING:
                 continue
-            text = pipeline._format_value(field.default)
+            text = format_value(field.default)
             written = f"{name}{{{field.name.replace('_', '-')}={text}}}"
             assert pipeline.parse(written) == [cls()]
 

@@ -1,0 +1,47 @@
+"""The pipelines that have a name."""
+
+from __future__ import annotations
+
+__all__ = ["PRESETS", "SEARCHES"]
+
+SIMPLIFY = (
+    "inline-functions,infer-shapes,"
+    "[fold-constants,fold-shapes,inline-if,eliminate-identity,eliminate-noop,"
+    "eliminate-neutral,eliminate-inverse-pairs,fuse-clips,fuse-reshapes,"
+    "fuse-transposes,eliminate-common-subexpressions,eliminate-dead-code,"
+    "deduplicate-initializers],infer-shapes"
+)
+DEFAULT = (
+    "inline-functions,infer-shapes,"
+    "[fold-constants,fold-shapes,inline-if,eliminate-identity,eliminate-noop,"
+    "eliminate-neutral,eliminate-inverse-pairs,fuse-clips,fuse-reshapes,"
+    "fuse-transposes,fuse-matmul-add,fuse-conv-batchnorm,fuse-conv-pad,fuse-activations,"
+    "fuse-gelu,fuse-layer-normalization,fuse-rms-normalization,fuse-softmax,fuse-scale,"
+    "eliminate-common-subexpressions,eliminate-dead-code,"
+    "deduplicate-initializers],add-before-layer-norm,infer-shapes"
+)
+ONNXRUNTIME = (
+    "upgrade-opset{to=23},default,"
+    "[fuse-rotary-embedding,fuse-attention{emit=onnxruntime},fuse-reshapes,fuse-transposes,"
+    "eliminate-noop,eliminate-common-subexpressions,eliminate-dead-code,"
+    "deduplicate-initializers],infer-shapes"
+)
+PRESETS: dict[str, str] = {
+    "simplify": SIMPLIFY,
+    "default": DEFAULT,
+    "onnxruntime": ONNXRUNTIME,
+    "int8-dynamic": "default,quantize-dynamic",
+    "int8-static": "upgrade-opset{to=13},default,quantize-static",
+    "half": "default,quantize-dynamic{scope=half}",
+    "auto": "upgrade-opset{to=13},default,quantize-auto",
+    "prune": "default,prune-channels",
+}
+"""Name -> pipeline. A preset may be used anywhere in a pipeline."""
+
+SEARCHES: dict[str, str] = {
+    "int8-dynamic": "default,quantize-auto{schemes=dynamic}",
+    "int8-static": "upgrade-opset{to=13},default,quantize-auto{schemes=static}",
+    "half": "default,quantize-auto{schemes=dynamic}",
+}
+"""What these presets mean where there is a target: the operators that stay in float are not
+given but found."""
