@@ -113,7 +113,7 @@ def cast(array: np.ndarray, spec: TensorSpec, label: str) -> np.ndarray:
         return array
     if spec.dtype == object and array.dtype.kind == "U":
         return array.astype(object)
-    if array.dtype.kind == "V" and array.dtype.itemsize == spec.dtype.itemsize:
+    if spec.dtype.kind == "V" and array.dtype == f"V{spec.dtype.itemsize}":
         return array.view(spec.dtype)  # how numpy reads back bfloat16 and float8
     if {array.dtype.kind, spec.dtype.kind} <= {"i", "u"}:
         bounds = np.iinfo(spec.dtype)

@@ -8,6 +8,7 @@ import dataclasses
 import lzma
 import pathlib
 import struct
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -27,6 +28,10 @@ _DAMAGES = (
     lzma.LZMAError,
     struct.error,
     ValueError,
+    TypeError,
+    SyntaxError,
+    tokenize.TokenError,
+    MemoryError,
     EOFError,
     NotImplementedError,
     RuntimeError,
@@ -169,6 +174,7 @@ def _map(path: pathlib.Path, header: _Header, start: int) -> np.ndarray:
     if not header.data_size:
         return np.empty(header.shape, header.dtype)
     order = "F" if header.fortran else "C"
+    # numpy declares the order as a literal, and the result as what it may be of any arguments.
     return np.memmap(path, header.dtype, "r", start, header.shape, order)  # type: ignore[call-overload, no-any-return]
 
 

@@ -38,8 +38,9 @@ class Replay:
                     feed = next(self._source)
                 except StopIteration:
                     return
-                self._starts.append(self._file.seek(0, 2))
+                start = self._file.seek(0, 2)
                 pickle.dump(feed, self._file, protocol=5)
+                self._starts.append(start)
             else:
                 self._file.seek(self._starts[index])
                 feed = pickle.load(self._file)

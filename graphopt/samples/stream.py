@@ -196,7 +196,14 @@ class Samples:
         count = before = dropped = 0
         has_data = False
         zero: set[str] | None = None
-        for index, given in enumerate(itertools.islice(self._factory(), self._limit)):
+        source = self._factory()
+        if not isinstance(source, Iterable):
+            raise SamplesError(
+                "not-a-feed",
+                f"{self.describe()}: {type(source).__name__} cannot be gone through.",
+                hint="A function of samples returns a list or an iterator of feeds.",
+            )
+        for index, given in enumerate(itertools.islice(source, self._limit)):
             feed = checker.check(given, f"sample {before if self._rows else index}")
             bad = first_not_finite(feed)
             if bad is not None and self._drops:

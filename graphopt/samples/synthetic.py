@@ -9,12 +9,14 @@ one of them can hide.
 from __future__ import annotations
 
 import ast
+import math
 import operator
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 
+from graphopt.errors import SamplesError
 from graphopt.samples.spec import Feed, TensorSpec
 
 __all__ = ["make_feeds", "sizes_of"]
@@ -23,6 +25,8 @@ BATCH_SIZES = (1, 2)
 PAST_SIZES = (4, 8)
 OTHER_SIZES = (16, 24)
 IMAGE_SIZES = (64, 96)  # halved five times, as networks for images do, 2 and 3 are left
+
+_MAX_ELEMENTS = 1 << 28  # 2 GB while they are made
 
 _OPERATORS: Mapping[type[ast.operator], Callable[[int, int], int]] = {
     ast.Add: operator.add,
@@ -41,11 +45,20 @@ def make_feeds(specs: Sequence[TensorSpec], seed: int, count: int) -> Iterator[F
         specs: The inputs.
         seed: Seed of the values.
         count: Number of feeds; with 2 or more, each symbolic dimension has two sizes.
+
+    Raises:
+        SamplesError: An input is declared to be too large.
     """
     for index in range(count):
         shapes = sizes_of(specs, index)
         feed = {}
         for position, spec in enumerate(specs):
+            if math.prod(shapes[spec.name]) > _MAX_ELEMENTS:
+                raise SamplesError(
+                    "too-large",
+                    f"input {spec.name!r} is {spec.describe()}, too large to be made up.",
+                    hint="Pass --data with samples.",
+                )
             rng = np.random.default_rng([seed, index, position])
             feed[spec.name] = _values(spec, shapes[spec.name], rng)
         yield feed

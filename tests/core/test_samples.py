@@ -175,6 +175,24 @@ def archive(path: pathlib.Path, header: str, data: bytes, compression: int) -> p
     return path
 
 
+@pytest.mark.parametrize(
+    "header",
+    [
+        "{'descr': '<f4', 'fortran_order': False, 'shape': (9, ",
+        "{'descr': '<f4', 'fortran_order': False,\n  'shape': (9, 3)",
+        " {'descr'\n\t: 1",
+        "(" * 100,
+        "{1: 2, 'a': 3}",
+        "[1, 2]",
+        "{'descr': '<f4', 'fortran_order': False, 'shape': (9, 'a')}",
+        "{'descr': [1], 'fortran_order': False, 'shape': (9, 3)}",
+    ],
+)
+def test_a_header_that_makes_no_sense(tmp_path, header):
+    path = archive(tmp_path / "s.npz", header, bytes(24), zipfile.ZIP_STORED)
+    refused(lambda: Samples.from_path(path, [X]), "damaged")
+
+
 @pytest.mark.parametrize("compression", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
 @pytest.mark.parametrize("shape", ["(9, 3)", "(1125899906842624, 3)", "(2, 1099511627776)"])
 def test_a_header_that_promises_more_than_there_is(tmp_path, compression, shape):
@@ -272,6 +290,9 @@ def spec(dtype: object) -> TensorSpec:
         (np.array([0.5, 2], np.float64), np.float32),
         (np.array([0.5], np.float16), np.float32),
         (np.array([0.5], np.float32), ml_dtypes.bfloat16),
+        (np.array([1.5], ml_dtypes.bfloat16), np.float16),
+        (np.array([1.5], np.float16), ml_dtypes.bfloat16),
+        (np.array([1.5], ml_dtypes.float8_e5m2), ml_dtypes.float8_e4m3fn),
         (np.array([1.5], ">f4"), np.float32),
         (np.array([7], ">i8"), np.int64),
         (np.array(["a", "bcd"]), object),
@@ -308,6 +329,11 @@ def test_types_are_changed_where_every_value_survives(given, declared):
         (np.array([None], object), object),
         (np.array([1, 2], object), np.int64),
         (np.array([1 + 2j]), np.float32),
+        (np.zeros(2, "V8"), object),
+        (np.zeros(2, "V4"), np.float32),
+        (np.zeros(2, [("a", "<f4")]), np.float32),
+        (np.zeros(2, [("a", "<u2")]), ml_dtypes.bfloat16),
+        (np.array([1], ml_dtypes.int4), ml_dtypes.float8_e4m3fn),
     ],
     ids=str,
 )
@@ -514,3 +540,16 @@ def test_take():
     assert samples.take(9).total == 5
     assert samples.take(3).describe() == "the first 3 of 5 feeds"
     assert len(list(samples.feeds())) == 5
+
+
+def test_what_is_not_a_stream_of_feeds():
+    error = refused(Samples.from_feeds(lambda: None), "not-a-feed")
+    assert "NoneType" in error.message
+
+
+def test_a_feed_that_cannot_be_kept_is_an_error_every_time():
+    feeds = iter([{"x": floats(1, 3)}, {"x": lambda: None}, {"x": floats(1, 3)}])
+    samples = Samples.from_feeds(feeds)
+    with pytest.raises(Exception, match="pickle"):
+        read(samples)
+    assert len(read(samples.take(1))) == 1

@@ -4,6 +4,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
+from graphopt.errors import SamplesError
 from graphopt.samples import Samples, TensorSpec
 
 
@@ -133,3 +134,10 @@ def test_a_feed_does_not_depend_on_how_many_there_are():
     x = spec("x", np.float32, "N", 5)
     for one, other in zip(feeds(x, count=3), feeds(x, count=8), strict=False):
         np.testing.assert_array_equal(one["x"], other["x"])
+
+
+@pytest.mark.parametrize("size", [1 << 20, 1 << 40])
+def test_an_input_too_large_to_be_made_up_is_refused(size):
+    spec = TensorSpec("x", np.dtype(np.float32), (size, size))
+    with pytest.raises(SamplesError, match=r"samples/too-large.*'x' is float32.*--data"):
+        next(Samples.synthetic([spec]).feeds())
