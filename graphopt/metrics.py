@@ -11,6 +11,9 @@ __all__ = ["Difference", "DifferenceMeter", "Tolerance"]
 
 # Elements that are looked at together: bounds the memory that a large output takes.
 _CHUNK = 1 << 20
+# A value that fills a place for which there is nothing, such as the score of what is masked,
+# is this large at least: -1e4 and -65504 (float16), -1e9, the least float32.
+_FILL = 1e4
 # Part of the largest element of an output that counts as size of each of its elements.
 _SCALE = 0.1
 
@@ -23,6 +26,8 @@ class Tolerance:
     where ``M`` is the largest absolute value of that output in that sample. The error of a sum
     comes from the size of its terms and not from that of the result, which may be near zero,
     hence ``M``; by ``M`` alone small scores next to large coordinates would not be looked at.
+    Values from 1e4 that are the same in both outputs, bit for bit, do not count for ``M``:
+    next to the fillings of a mask every other difference would be small.
 
     The default is five times what onnxruntime's own optimizations do to the outputs of 22
     float32 models (ResNet, MobileNet, ViT, Swin, ConvNeXt, BERT, GPT-2, Llama, speech, text
@@ -61,12 +66,13 @@ class Difference:
         max_rel, mean_rel: The same relative to the reference's element, where that is not 0.
         tolerance: What the elements were held against.
         needed: How many times the tolerance would have passed; at most 1 if it did.
-        cosine: Cosine of the outputs as vectors, all samples together; NaN where one is 0.
+        cosine: Cosine of the outputs as vectors, all samples together; NaN where one is 0. Of
+            floats without fillings of masks, and so is ``sqnr_db``.
         cosine_min: The least cosine of a single sample.
         sqnr_db: Energy of the reference over that of the error, in dB; infinite if equal.
         top1: Share of rows with the largest element at the same place of the last axis;
             ``None`` where the type is no float or that axis has fewer than two elements.
-        magnitude: Largest absolute value of the reference.
+        magnitude: Largest absolute value of the reference, fillings of masks aside.
         worst_sample: Index of the sample with the largest absolute error; ``None``: no sample.
         not_finite: Elements that are NaN or infinite in one output and not the same in the
             other; ``lost``: those of them that are finite in the reference.
@@ -130,14 +136,13 @@ class DifferenceMeter:
             return
         if _is_float(reference) and reference.ndim and reference.shape[-1] >= 2:
             self._add_rows(reference, other)
-        magnitude = max(
-            (_largest(_wide(a[at : at + _CHUNK])) for at in range(0, a.size, _CHUNK)),
-            default=0.0,
-        )
+        chunks = [slice(at, at + _CHUNK) for at in range(0, a.size, _CHUNK)]
+        magnitude = max((_largest(_wide(a[chunk])) for chunk in chunks), default=0.0)
+        if magnitude >= _FILL and _is_float(reference):
+            magnitude = max(_largest(_without_fills(a[chunk], b[chunk])) for chunk in chunks)
         self._magnitude = max(self._magnitude, magnitude)
         energies, worst = np.zeros(4), 0.0
-        for at in range(0, a.size, _CHUNK):
-            chunk = slice(at, at + _CHUNK)
+        for chunk in chunks:
             worst = max(worst, self._add_chunk(a[chunk], b[chunk], magnitude, energies))
         self._energies += energies
         if energies[1] and energies[2]:
@@ -155,8 +160,7 @@ class DifferenceMeter:
     ) -> float:
         """Take in a part of a sample; return its largest absolute error."""
         a, b = _wide(reference), _wide(other)
-        bits = np.dtype(f"u{reference.dtype.itemsize}")
-        same = reference.view(bits) == other.view(bits)
+        same = _same_bits(reference, other)
         equal = same | (np.isnan(a) & np.isnan(b))
         finite = np.isfinite(a) & np.isfinite(b)
         odd = ~finite & ~equal
@@ -167,25 +171,28 @@ class DifferenceMeter:
         if not finite.all():
             a, b = a[finite], b[finite]
         self._finite += a.size
-        # The difference of two finite numbers may be infinite, and so may a square.
+        # The difference of two finite numbers may be infinite, and so may a square or a sum.
         with np.errstate(over="ignore"):
             error = np.abs(a - b)
             size = np.abs(a)
-            energies += (a @ b, a @ a, b @ b, error @ error)
+            if _is_float(reference) and size.max(initial=0.0) >= _FILL:
+                counted = (size < _FILL) | (error > 0)
+                energies += _energies(a[counted], b[counted], error[counted])
+            else:
+                energies += _energies(a, b, error)
             allowed = self.tolerance.atol + self.tolerance.rtol * (size + _SCALE * magnitude)
         wrong = error > 0
         if wrong.any():
             with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
                 factors = error[wrong] / allowed[wrong]
+                relative = error[size > 0] / size[size > 0]
+                self._sum_abs += float(error.sum())
+                self._sum_rel += float(relative.sum())
             # Infinite by infinite is no number, and must not pass for a small one.
             factors[np.isnan(factors)] = math.inf
             self._needed = max(self._needed, float(factors.max()))
             self._max_abs = max(self._max_abs, float(error.max()))
-            self._sum_abs += float(error.sum())
-            relative = error[size > 0] / size[size > 0]
-            if relative.size:
-                self._max_rel = max(self._max_rel, float(relative.max()))
-                self._sum_rel += float(relative.sum())
+            self._max_rel = max(self._max_rel, float(relative.max(initial=0.0)))
         self._nonzero += int(np.count_nonzero(size))
         return math.inf if odd.any() else float(error.max(initial=0.0))
 
@@ -198,7 +205,9 @@ class DifferenceMeter:
         _, energy, other, noise = self._energies.tolist()
         sqnr = math.inf
         if noise:
-            sqnr = 10 * math.log10(energy / noise) if energy else -math.inf
+            # Of the logarithms: the quotient may not be representable.
+            bound = not energy or math.isinf(noise)
+            sqnr = -math.inf if bound else 10 * (math.log10(energy) - math.log10(noise))
         return Difference(
             elements=self._elements,
             finite=self._finite,
@@ -221,6 +230,10 @@ class DifferenceMeter:
         )
 
 
+def _energies(a: np.ndarray, b: np.ndarray, error: np.ndarray) -> tuple[float, ...]:
+    return a @ b, a @ a, b @ b, error @ error
+
+
 def _cosine(energies: np.ndarray) -> float:
     dot, first, second, _ = energies.tolist()
     # Of the roots: the product of the squares may not be representable.
@@ -232,6 +245,19 @@ def _is_float(array: np.ndarray) -> bool:
     return array.dtype.kind == "f" or (
         array.dtype.kind == "V" and "int" not in str(array.dtype)
     )
+
+
+def _same_bits(reference: np.ndarray, other: np.ndarray) -> np.ndarray:
+    bits = np.dtype(f"u{reference.dtype.itemsize}")
+    same: np.ndarray = reference.view(bits) == other.view(bits)
+    return same
+
+
+def _without_fills(reference: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """Return the elements of ``reference`` that are no fillings of a mask."""
+    a = _wide(reference)
+    counted: np.ndarray = a[(np.abs(a) < _FILL) | ~_same_bits(reference, other)]
+    return counted
 
 
 def _narrow(array: np.ndarray) -> np.ndarray:

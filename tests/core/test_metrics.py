@@ -195,6 +195,40 @@ def test_huge_values_do_not_break_the_figures():
     assert measure((a, -a), tolerance=Tolerance(1e10)).needed == INF
 
 
+@pytest.mark.parametrize("fill", [-1e4, -65504, -1e9, -3.4028234663852886e38])
+def test_the_fillings_of_a_mask_do_not_hide_a_wrong_score(fill):
+    wrong = (f32(1, 2, fill), f32(2, 1, fill))
+    plain = (f32(1, 2, 0), f32(2, 1, 0))
+    for figure in ("needed", "cosine", "cosine_min", "sqnr_db", "magnitude"):
+        assert getattr(measure(wrong), figure) == getattr(measure(plain), figure)
+    assert measure(wrong).needed > 1e3
+    # What is not the same is no filling, and what is smaller neither.
+    assert measure((f32(1, 2, fill), f32(2, 1, fill * 0.99))).magnitude == f32(-fill)
+    assert measure((f32(1, 9999), f32(2, 9999))).magnitude == 9999
+    assert measure((np.array([1, 20_000]), np.array([2, 20_000]))).magnitude == 20_000
+
+
+def test_all_fillings_are_equal():
+    found = measure((f32(-1e9, -1e9), f32(-1e9, -1e9)))
+    assert (found.equal, found.needed, found.max_abs, found.magnitude) == (1, 0, 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("reference", "other", "sqnr_db", "max_rel"),
+    [
+        ([1, 2], [1e200, 2], -INF, 1e200),  # the square of the error is infinite
+        ([1e-150, 0], [0, 1e150], -6000, 1),  # the quotient of the energies is 0
+        ([1e-300, 1], [1e200, 1], -INF, INF),
+        ([0, 0], [1.7e308, 1.7e308], -INF, 0),  # the sum of the errors is infinite
+    ],
+)
+def test_figures_that_cannot_be_represented(reference, other, sqnr_db, max_rel):
+    found = measure((np.array(reference, np.float64), np.array(other, np.float64)))
+    assert found.sqnr_db == pytest.approx(sqnr_db, abs=30)
+    assert found.max_rel == max_rel
+    assert found.needed > 1
+
+
 arrays = hnp.arrays(
     np.float32, (4, 6), elements=st.floats(-100, 100, width=32, allow_subnormal=False)
 )
