@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import pathlib
@@ -97,14 +98,16 @@ class Session:
         return result
 
     def close(self) -> None:
-        """Unload the model."""
+        """Unload the model; one whose process dies of that is unloaded as well."""
         process, self._process = self._process, None
         if process is None:
             return
-        with process.lock:
-            if process.pid is not None and process.generation == self._generation:
-                process.request("unload", what=self._what, key=self._key)
-        self._release(process)
+        try:
+            with process.lock, contextlib.suppress(ExecutionError):
+                if process.pid is not None and process.generation == self._generation:
+                    process.request("unload", what=self._what, key=self._key)
+        finally:
+            self._release(process)
 
     def __enter__(self) -> Self:
         return self

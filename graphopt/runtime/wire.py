@@ -135,7 +135,8 @@ class Channel:
         """Return the next message: its head and its values.
 
         Args:
-            deadline: Value of ``time.monotonic`` after which to give up.
+            deadline: Value of ``time.monotonic`` after which to wait no more; what has come by
+                then is read all the same.
 
         Raises:
             ClosedError: The other process has ended.
@@ -149,6 +150,8 @@ class Channel:
             ]
         except ConnectionResetError:
             raise ClosedError from None
+        except BlockingIOError:
+            raise TimeoutError from None
 
     def _value(self, number: int, about: Any, deadline: float | None) -> Any:
         if number == _OBJECT:
@@ -167,22 +170,23 @@ class Channel:
         """Close the connection."""
         self._end.close()
 
-    def _arm(self, deadline: float | None) -> None:
+    def _arm(self, deadline: float | None, *, late: bool = False) -> None:
+        """Let the next call wait until ``deadline``; ``late``: after it, not at all."""
         if deadline is None:
             if self._end.gettimeout() is not None:
                 self._end.settimeout(None)
             return
         left = deadline - time.monotonic()
-        if left <= 0:
+        if left <= 0 and not late:
             raise TimeoutError
-        self._end.settimeout(left)
+        self._end.settimeout(max(left, 0.0))
 
     def _take(self, size: int, deadline: float | None) -> memoryview:
         ready = len(self._pending) - self._at
         if ready < size:
             parts = [self._pending[self._at :]]
             while ready < size:
-                self._arm(deadline)
+                self._arm(deadline, late=True)
                 # Reading ahead: a small message is there in one call.
                 part = self._end.recv(max(size - ready, _SMALL_BYTES))
                 if not part:
@@ -201,7 +205,7 @@ class Channel:
         target[:ready] = self._take(ready, deadline)
         target = target[ready:]
         while target:
-            self._arm(deadline)
+            self._arm(deadline, late=True)
             count = self._end.recv_into(target)
             if not count:
                 raise ClosedError

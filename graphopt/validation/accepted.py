@@ -106,9 +106,7 @@ class _Trial:
 
     def _close(self) -> None:
         if self._session is not None:
-            # What goes wrong with a process that is not needed any more is of no concern.
-            with contextlib.suppress(ExecutionError):
-                self._session.close()
+            self._session.close()
             self._session = None
 
 

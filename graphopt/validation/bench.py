@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal, TypeAlias
 
@@ -68,9 +67,7 @@ class Bench:
         for key in keys or tuple(self._sessions):
             session = self._sessions.pop(key, None)
             if session is not None:
-                # What goes wrong with a process that is not needed is nobody's concern.
-                with contextlib.suppress(ExecutionError):
-                    session.close()
+                session.close()
 
 
 class Pair:
@@ -109,6 +106,11 @@ class Pair:
         """
         for name, value in want.items():
             meter = self.meters.setdefault(name, DifferenceMeter(self._tolerance))
+            if type(value) is not type(got[name]):
+                raise DiffersError(
+                    f"output {name!r} is {_form(got[name])} and was {_form(value)} in sample "
+                    f"{sample}"
+                )
             parts, others = dict(_parts(name, value)), dict(_parts(name, got[name]))
             if parts.keys() != others.keys():
                 raise DiffersError(
@@ -138,6 +140,11 @@ def _parts(name: str, value: Any) -> Iterator[tuple[str, np.ndarray]]:
             yield from _parts(f"{name}[{key!r}]", value[key])
     elif value is not None:
         yield name, np.asarray(value)
+
+
+def _form(value: Any) -> str:
+    forms = {list: "a sequence", dict: "a map", type(None): "no value"}
+    return forms.get(type(value), "a tensor")
 
 
 def _kind(array: np.ndarray) -> str:

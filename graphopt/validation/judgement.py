@@ -75,6 +75,12 @@ class Judgement:
                 self._bench.close(*(pair.other for pair in group))
         if not self._stream.count:
             raise DiffersError("there were no samples, so that nothing is proven")
+        deployed = pairs[-1].other[1] == "all"
+        if self._promise is Promise.LOSSY and self._target is not None and not deployed:
+            raise DiffersError(
+                f"the target of {self._target:g} is not judged: {LEVEL_WORDS['all']} neither "
+                "model runs on all the samples"
+            )
         self.levels = [self._judged(pair) for pair in pairs]
         self._find_random(reference)
         if self._random:

@@ -48,10 +48,10 @@ class Stream:
         """
         kept = list(pairs)
         reference = pairs[0].reference
-        ends = [key for pair in pairs for key in (pair.reference, pair.other)]
-        keys = list(dict.fromkeys(ends))
         count = 0
         for index, feed in enumerate(self._samples.feeds()):
+            ends = [key for pair in kept for key in (pair.reference, pair.other)]
+            keys = list(dict.fromkeys([reference, *ends]))
             answers = dict(zip(keys, self._bench.run(keys, feed), strict=True))
             answer = answers[reference]
             if isinstance(answer, ExecutionError):

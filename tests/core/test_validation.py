@@ -20,6 +20,7 @@ from graphopt.passbase import Promise
 from graphopt.runtime import Runtime
 from graphopt.samples import Samples
 from graphopt.validation import Comparison, Tolerance, compare
+from graphopt.validation.bench import Bench, DiffersError, Pair
 
 TEXT = """
     net (float[N, 4] x) => (float[N, 3] y, int64[N] label, bool[N, 3] positive)
@@ -313,6 +314,21 @@ def test_sequences(runtime):
     one = graphs.load("net (float[6] x) => (seq(float[6]) y) { y = SequenceConstruct (x) }")
     found = check(runtime, split("{2, 4}"), one, samples=samples)
     assert "output 'y' has 1 parts and had 2" in found.reason
+
+
+@pytest.mark.parametrize(
+    ("want", "got", "said"),
+    [
+        ([], None, "output 'y' is no value and was a sequence in sample 0"),
+        (None, [], "output 'y' is a sequence and was no value in sample 0"),
+        ({}, [], "output 'y' is a sequence and was a map in sample 0"),
+        ([], np.zeros(0), "output 'y' is a tensor and was a sequence in sample 0"),
+    ],
+)
+def test_what_holds_nothing_is_not_the_same_as_anything_else(want, got, said):
+    pair = Pair(("original", "all"), ("candidate", "all"), Tolerance())
+    with pytest.raises(DiffersError, match=said.replace("[", "\\[")):
+        pair.add(0, {"y": want}, {"y": got}, {})
 
 
 # What is not proven is no success.
@@ -757,6 +773,41 @@ def test_a_candidate_that_fails_at_a_level_where_the_original_does_is_compared_a
     assert "both models fail in sample 0" in found.notes[0]
     found = lying(runtime, a, b, {("candidate", "all"): fails})
     assert "the candidate fails in sample 0" in found.reason
+
+
+@pytest.mark.parametrize("metric", ["cosine", lambda outputs, reference: 1.0])
+def test_a_target_is_not_reached_where_the_default_level_was_not_compared(runtime, metric):
+    a, b = affine("y = Neg (x)"), affine("y = Abs (x)")
+    fails = affine("i = Constant <value_ints = [9]> () g = Gather (x, i) y = Sub (x, g)")
+    for other in (REFUSED, fails):
+        found = lying(
+            runtime,
+            a,
+            b,
+            {("candidate", "all"): other, ("original", "all"): other},
+            Promise.LOSSY,
+            target=0.5,
+            metric=metric,
+        )
+        assert "the target of 0.5 is not judged" in found.reason
+
+
+def test_a_pair_that_cannot_be_compared_is_not_run_again(runtime):
+    a, b = affine("y = Neg (x)"), affine("y = Neg (x)")
+    fails = affine("i = Constant <value_ints = [9]> () g = Gather (x, i) y = Sub (x, g)")
+    replaced = {("candidate", "all"): fails, ("original", "all"): fails}
+    asked = []
+    run = Bench.run
+
+    def counted(self, keys, feed):
+        asked.append(len(keys))
+        return run(self, keys, feed)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Bench, "run", counted)
+        found = lying(runtime, a, b, replaced, samples=feeds_of([1, 2], [2, 3], [3, 4]))
+    assert found.passed
+    assert asked == [3, 1, 2, 2]
 
 
 def test_large_models_are_compared_one_by_one(runtime, net, monkeypatch):

@@ -353,6 +353,31 @@ def test_running_together_takes_the_time_of_the_slowest(runtime):
     assert finished == [2, 2]
 
 
+def test_one_without_end_takes_no_answer_from_those_that_run_together():
+    with Runtime(timeout=1.0) as runtime:
+        sessions = [runtime.session(loop("endless")), runtime.session(loop("quick"))]
+        # The endless one is waited for first.
+        sessions.sort(key=lambda session: id(session._process))
+        endless, quick = sessions
+        endless._what, quick._what = "endless", "quick"
+        quick_feeds = {"n": np.array(1), "x": np.array(1, np.float32)}
+        start = quick._start
+        quick._start = lambda feeds: start(quick_feeds)
+        first, second = run_together(sessions, FOREVER)
+        assert first.code == "runtime/timeout"
+        assert not isinstance(second, ExecutionError)
+
+
+def test_closing_a_session_whose_process_has_died_is_no_error(runtime, model):
+    session = runtime.session(model)
+    process = session._process
+    os.kill(process.pid, signal.SIGKILL)
+    session.close()
+    assert runtime._busy == []
+    with runtime.session(model) as again:
+        np.testing.assert_array_equal(again.run(FEEDS)["y"], Y)
+
+
 def test_an_interrupt_ends_what_runs_together(runtime, model):
     sessions = [runtime.session(model), runtime.session(model)]
     processes = [session._process for session in sessions]

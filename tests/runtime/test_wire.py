@@ -124,6 +124,16 @@ def test_receiving_gives_up_at_the_deadline(ends):
     assert time.monotonic() - start < 5
 
 
+@pytest.mark.parametrize("size", [3, 1 << 16])
+def test_what_has_come_is_received_after_the_deadline_too(ends, size):
+    ends[1].send("head", [np.ones(size, np.uint8)])
+    head, (array,) = ends[0].receive(time.monotonic() - 1)
+    assert head == "head"
+    assert array.size == size
+    with pytest.raises(TimeoutError):
+        ends[0].receive(time.monotonic() - 1)
+
+
 def test_sending_to_one_that_does_not_read_gives_up_at_the_deadline(ends):
     with pytest.raises(TimeoutError):
         ends[0].send(None, [np.zeros(1 << 26, np.uint8)], time.monotonic() + 0.05)
