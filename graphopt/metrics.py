@@ -16,6 +16,8 @@ _CHUNK = 1 << 20
 _FILL = 1e4
 # Part of the largest element of an output that counts as size of each of its elements.
 _SCALE = 0.1
+# Samples that are remembered for their errors.
+_MOST_WORST = 4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,6 +76,8 @@ class Difference:
             ``None`` where the type is no float or that axis has fewer than two elements.
         magnitude: Largest absolute value of the reference, fillings of masks aside.
         worst_sample: Index of the sample with the largest absolute error; ``None``: no sample.
+        worst: The few samples with the largest absolute errors, the largest first: index and
+            error, which is infinite where an element is NaN or infinite in one output only.
         not_finite: Elements that are NaN or infinite in one output and not the same in the
             other; ``lost``: those of them that are finite in the reference.
     """
@@ -96,6 +100,7 @@ class Difference:
     worst_sample: int | None
     not_finite: int
     lost: int
+    worst: tuple[tuple[int, float], ...] = ()
 
 
 class DifferenceMeter:
@@ -114,7 +119,7 @@ class DifferenceMeter:
         self._energies = np.zeros(4)  # reference * other, reference², other², error²
         self._cosine_min = math.inf
         self._rows = self._same_rows = 0
-        self._worst: tuple[float, int] | None = None
+        self._worst: list[tuple[int, float]] = []
 
     def add(self, sample: int, reference: np.ndarray, other: np.ndarray) -> None:
         """Take in one sample.
@@ -197,8 +202,10 @@ class DifferenceMeter:
         return math.inf if odd.any() else float(error.max(initial=0.0))
 
     def _note_worst(self, sample: int, error: float) -> None:
-        if self._worst is None or error > self._worst[0]:
-            self._worst = (error, sample)
+        self._worst.append((sample, error))
+        # The sort is stable: of equal errors that of the earlier sample stays first.
+        self._worst.sort(key=lambda pair: -pair[1])
+        del self._worst[_MOST_WORST:]
 
     def result(self) -> Difference:
         """Return the figures of what was taken in so far."""
@@ -224,9 +231,10 @@ class DifferenceMeter:
             sqnr_db=sqnr,
             top1=self._same_rows / self._rows if self._rows else None,
             magnitude=self._magnitude,
-            worst_sample=self._worst[1] if self._worst is not None else None,
+            worst_sample=self._worst[0][0] if self._worst else None,
             not_finite=self._not_finite,
             lost=self._lost,
+            worst=tuple(self._worst),
         )
 
 

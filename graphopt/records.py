@@ -12,6 +12,7 @@ __all__ = [
     "MOST_NAMES",
     "anchor_name",
     "graphs_in",
+    "graphs_of",
     "held_graphs",
     "record_of",
     "weight_record",
@@ -64,6 +65,16 @@ def graphs_in(attr: ir.Attr | None) -> tuple[ir.Graph, ...]:
     if attr.type == ir.AttributeType.GRAPH:
         return (attr.as_graph(),)
     return tuple(attr.as_graphs()) if attr.type == ir.AttributeType.GRAPHS else ()
+
+
+def graphs_of(graph: ir.Graph, place: str = "") -> Iterator[tuple[str, ir.Graph]]:
+    """Yield ``graph`` and those inside it, each with the way to it, e.g. ``"loop.body"``."""
+    yield place, graph
+    for node in graph:
+        for name, attr in node.attributes.items():
+            for inner in graphs_in(attr):
+                way = f"{place}/{anchor_name(node)}.{name}".lstrip("/")
+                yield from graphs_of(inner, way)
 
 
 def held_graphs(node: ir.Node) -> Iterator[ir.Graph]:

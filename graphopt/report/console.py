@@ -97,7 +97,7 @@ def step_table(result: Result) -> rich.table.Table:
     for step in result.steps:
         # Text: a pipeline's brackets are not markup.
         label, summary = rich.text.Text(step.label), rich.text.Text(step.result.summary)
-        table.add_row(label, str(len(step.rewrites)), summary)
+        table.add_row(label, str(step.standing), summary)
     for text, reason in result.left_out.items():
         table.add_row(rich.text.Text(text), "-", f"left out: {reason}")
     return table

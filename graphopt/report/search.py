@@ -69,6 +69,7 @@ class SearchReport:
         decisions: Right and wrong answers that it counts on them; 0: it does not count.
         best: What was chosen.
         front: The measured choices that no other beats in quality, latency and size.
+        candidates: Every choice that was looked at, in order; the first is the original.
         operators: One entry an operator that can be integer.
         evaluations: How many choices were looked at.
         is_complete: Whether the search came to its end by itself.
@@ -82,6 +83,7 @@ class SearchReport:
     decisions: int
     best: Candidate
     front: tuple[Candidate, ...]
+    candidates: tuple[Candidate, ...]
     operators: tuple[Precision, ...]
     evaluations: int
     is_complete: bool

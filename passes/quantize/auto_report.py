@@ -48,6 +48,7 @@ def report_of(
         evidence.decisions,
         _candidate(outcome.best, bench),
         tuple(_candidate(found, bench) for found in pareto_front(outcome.evaluations)),
+        tuple(_candidate(found, bench) for found in outcome.evaluations),
         tuple(_precisions(outcome, bench, metric, target)),
         len(outcome.evaluations),
         outcome.is_complete,

@@ -17,6 +17,7 @@ from .graph_rows import graph_rows, inferred, states
 from .layers import layer_rows
 from .steps import search_points, start_row, step_rows
 from .touches import Touches
+from .worst_samples import sample_rows
 
 if TYPE_CHECKING:
     from graphopt.api import Result
@@ -48,6 +49,7 @@ def collect(result: Result, progress: Progress | None, command: str) -> Content:
         search=points,
         search_about=about,
         outputs=tuple(_outputs(result)),
+        samples=sample_rows(result),
         layers=layers,
         before=graph_rows(origin.model, before, touches, shape_of[0]),
         after=graph_rows(result.model, after, touches, shape_of[1]),

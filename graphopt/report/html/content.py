@@ -12,9 +12,11 @@ __all__ = [
     "Card",
     "Content",
     "Fact",
+    "InputRow",
     "LayerRow",
     "OutputRow",
     "RewriteRow",
+    "SampleRow",
     "SearchPoint",
     "SkipRow",
     "StepPart",
@@ -59,7 +61,7 @@ class StepRow:
         summary: What it did, in words; why, where it was left out.
         text: Its text, as in a pipeline.
         left_out: Whether it was taken back because it did not pay.
-        rewrites: How many rewrites it made; the first of them has the number ``first``.
+        rewrites: How many of its rewrites stand; the first it made has the number ``first``.
         first: See ``rewrites``.
         nodes, weight_bytes: What the model had after it.
         nodes_delta, bytes_delta: What it added or (negative) removed.
@@ -86,7 +88,7 @@ class StepRow:
 
 @dataclasses.dataclass(frozen=True)
 class SearchPoint:
-    """One choice of a search that no other beats.
+    """One choice that a search looked at.
 
     Attributes:
         name: The choice in words.
@@ -95,6 +97,7 @@ class SearchPoint:
         speedup: How many times faster than the original; ``None``: not measured.
         size_bytes: Size of its weights.
         is_best: Whether it was taken.
+        on_front: Whether no other that was measured beats it in quality, speed and size.
     """
 
     name: str
@@ -103,6 +106,7 @@ class SearchPoint:
     speedup: float | None
     size_bytes: int
     is_best: bool
+    on_front: bool
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,6 +123,33 @@ class OutputRow:
     worst_sample: int | None
     passed: bool
     reason: str
+
+
+@dataclasses.dataclass(frozen=True)
+class InputRow:
+    """One input of a sample: type and shape, its first values, or a picture (a data URI)."""
+
+    name: str
+    type: str
+    values: str
+    picture: str
+
+
+@dataclasses.dataclass(frozen=True)
+class SampleRow:
+    """One of the samples with the largest errors.
+
+    Attributes:
+        index: Its place in the samples, from 0.
+        output: The output that is furthest off.
+        error: Its largest absolute error; ``None``: an element is finite in one model only.
+        inputs: What went in.
+    """
+
+    index: int
+    output: str
+    error: float | None
+    inputs: tuple[InputRow, ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -163,6 +194,8 @@ class LayerRow:
         weights, weights_after: Distribution of the weight.
         outputs, outputs_after: Distribution of what it computes.
         fault: Why ``error_db`` could not be measured.
+        place: Nodes and attributes that lead to the subgraph it is in, e.g. ``"loop.body"``;
+            empty for the main graph.
     """
 
     name: str
@@ -187,6 +220,7 @@ class LayerRow:
     outputs: Bins | None = None
     outputs_after: Bins | None = None
     fault: str = ""
+    place: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -239,6 +273,7 @@ class Content:
     search: tuple[SearchPoint, ...]
     search_about: dict[str, Any]
     outputs: tuple[OutputRow, ...]
+    samples: tuple[SampleRow, ...]
     layers: tuple[LayerRow, ...]
     before: GraphContent
     after: GraphContent

@@ -14,6 +14,7 @@ from graphopt.answers import first_feeds, tolerance_for
 from graphopt.calibration.statistics import TensorStatistics
 from graphopt.debug.layers import Layer, compare_layers, match_names
 from graphopt.errors import ExecutionError
+from graphopt.records import graphs_of
 from graphopt.report.search import Precision, SearchReport
 
 from .content import Bins, LayerRow
@@ -36,6 +37,8 @@ EQUAL_DB = 300.0
 _FEEDS = 2
 """Samples that layers are compared on: each tensor of both models is looked at."""
 
+_INSIDE = "what a subgraph computes cannot be looked at from outside"
+
 _FUSED = 6
 """Nodes that may be fused into a layer: normalization, scales, activation."""
 
@@ -47,14 +50,20 @@ def layer_rows(
     runtime: Runtime,
     progress: Progress | None,
 ) -> tuple[LayerRow, ...]:
-    """Return one row for each operator of the main graph that has a weight."""
+    """Return one row for each operator that has a weight, those of subgraphs included."""
     original = result.origin.model
-    layers = [layer for node in original.graph if (layer := weighted(node)) is not None]
-    measured, seen = _measure(result, layers, runtime, progress)
+    layers = [
+        (place, layer)
+        for place, graph in graphs_of(original.graph)
+        for node in graph
+        if (layer := weighted(node)) is not None
+    ]
+    main = [layer for place, layer in layers if not place]
+    measured, seen = _measure(result, main, runtime, progress)
     follower = Follower(result.ledger, result.model)
     reasons, searched = _reasons(result), _searched(result)
     rows = []
-    for layer in layers:
+    for place, layer in layers:
         output, weight = layer.node.outputs[0].name or "", layer.weight.name or ""
         node = follower.node(layer.node)
         after = None if node is None else weighted(node)
@@ -85,7 +94,8 @@ def layer_rows(
                 weights_after=None if new is None or same else bins_of_tensor(new),
                 outputs=was,
                 outputs_after=now,
-                fault=found.fault if found is not None else "",
+                fault=_INSIDE if place else found.fault if found is not None else "",
+                place=place,
             )
         )
     return tuple(rows)

@@ -41,7 +41,7 @@ def step_rows(result: Result) -> list[StepRow]:
                 _label(step),
                 step.result.summary,
                 step.label,
-                rewrites=len(step.rewrites),
+                rewrites=step.standing,
                 first=step.rewrites.start,
                 nodes=measured.nodes,
                 weight_bytes=measured.weight_bytes,
@@ -82,10 +82,11 @@ def _parts(step: Step, result: Result) -> list[StepPart]:
 
 
 def search_points(result: Result) -> tuple[tuple[SearchPoint, ...], dict[str, Any]]:
-    """Return the choices of a search that no other beats, and what is known about it."""
+    """Return the choices that a search looked at, and what is known about it."""
     for name, found in result.artifacts.items():
         if isinstance(found, SearchReport):
-            return tuple(_point(one, found) for one in found.front), {
+            points = sorted((_point(one, found) for one in found.candidates), key=_order)
+            return tuple(points), {
                 "pass": name,
                 "metric": found.metric,
                 "target": found.target,
@@ -94,6 +95,12 @@ def search_points(result: Result) -> tuple[tuple[SearchPoint, ...], dict[str, An
                 "notes": found.notes,
             }
     return (), {}
+
+
+def _order(point: SearchPoint) -> tuple[bool, bool, float, float]:
+    """The front first, then the fastest; what was not timed comes last."""
+    speedup = point.speedup or 0.0
+    return not point.on_front, point.speedup is None, -speedup, -point.quality
 
 
 def _point(candidate: Candidate, report: SearchReport) -> SearchPoint:
@@ -105,4 +112,5 @@ def _point(candidate: Candidate, report: SearchReport) -> SearchPoint:
         candidate.speedup,
         candidate.size_bytes,
         candidate == report.best,
+        candidate in report.front,
     )

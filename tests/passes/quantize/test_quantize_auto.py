@@ -129,6 +129,8 @@ def test_front_and_counts_are_published(context: Context) -> None:
     details = result.details
     assert details["is_complete"]
     assert details["front"][-1]["scheme"] == "float"
+    assert len(details["candidates"]) == details["evaluations"]
+    assert all(entry in details["candidates"] for entry in details["front"])
     speedups = [entry["speedup"] for entry in details["front"]]
     assert speedups == sorted(speedups, reverse=True)
     json.dumps(details, allow_nan=False)

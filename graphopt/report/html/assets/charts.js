@@ -86,13 +86,20 @@ function waterfall(place, start, steps, name, width) {
   show(place, chart, element("figcaption", {}, about.join(" ")));
 }
 
+/** Return what became of a choice of a search. */
+function placeText(point) {
+  if (point.is_best) return "taken";
+  if (point.speedup === null) return "not timed";
+  return point.on_front ? "front" : "beaten";
+}
+
 function paretoChart(place, points, about, width) {
   const known = points.filter((one) => one.quality !== null && one.speedup !== null);
-  const front = [...known].sort((a, b) => a.speedup - b.speedup);
+  const front = known.filter((one) => one.on_front).sort((a, b) => a.speedup - b.speedup);
   const chart = Plot.plot({
     width: width - 2, height: Math.min(340, 200 + width / 5), marginLeft: 58, marginBottom: 46, marginTop: 24, marginRight: 30,
     style: { background: "none", fontSize: "12px" },
-    ariaLabel: `Quality against speed: ${front.map((one) => `${one.name} ${one.speedup.toFixed(2)} times as fast, ${figureText(one.quality)}`).join("; ")}`,
+    ariaLabel: `Quality against speed, ${known.length} choices, the front: ${front.map((one) => `${one.name} ${one.speedup.toFixed(2)} times as fast, ${figureText(one.quality)}`).join("; ")}`,
     x: { label: "times as fast as the original →", labelAnchor: "right", grid: true, nice: true, inset: 14, ticks: Math.floor(width / 90) },
     y: { label: `↑ ${about.metric}`, grid: true, nice: true, ticks: 6, inset: 8 },
     r: { range: [3, 10] },
@@ -101,15 +108,21 @@ function paretoChart(place, points, about, width) {
       about.target === null ? null : Plot.text([about.target], { y: (d) => d, text: () => "target", frameAnchor: "right", dy: -8, fill: "var(--bad)" }),
       Plot.lineY(front, { x: "speedup", y: "quality", stroke: "var(--accent)", strokeOpacity: 0.6 }),
       Plot.dot(known, {
-        x: "speedup", y: "quality", r: "size_bytes", stroke: "var(--accent)",
+        x: "speedup", y: "quality", r: "size_bytes",
+        stroke: (one) => (one.on_front ? "var(--accent)" : "var(--was)"),
         fill: (one) => (one.is_best ? "var(--accent)" : "var(--card)"),
-        title: (one) => `${one.name}\n${about.metric} ${figureText(one.quality)}\n${one.speedup.toFixed(2)}×\n${sizeText(one.size_bytes)}`,
+        title: (one) => `${one.name}, ${placeText(one)}\n${about.metric} ${figureText(one.quality)}\n${one.speedup.toFixed(2)}×\n${sizeText(one.size_bytes)}`,
       }),
       Plot.text(known.filter((one) => one.is_best), { x: "speedup", y: "quality", text: () => "taken", dy: -14, fill: "var(--ink)", fontWeight: 600 }),
     ],
   });
   chart.setAttribute("role", "img");
-  show(place, chart, element("figcaption", {}, "The area of a dot is the size of the weights."));
+  const words = ["The area of a dot is the size of the weights."];
+  const beaten = known.length - front.length;
+  if (beaten) words.push(`Grey: ${beaten} that another beats.`);
+  const slow = points.length - known.length;
+  if (slow) words.push(`${slow} more missed the target and were not timed; they are in the table.`);
+  show(place, chart, element("figcaption", {}, words.join(" ")));
 }
 
 /** Draw distributions over each other: a list of {bins, colour, label}. */

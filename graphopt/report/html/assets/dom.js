@@ -42,6 +42,10 @@ function figureText(number) {
     : String(Number(number.toPrecision(4)));
 }
 
+function shareText(share) {
+  return share === null ? "–" : share.toFixed(5);
+}
+
 function decibelText(decibels) {
   if (decibels === null || decibels === undefined) return "–";
   return decibels >= 300 ? "equal" : `${decibels.toFixed(1)} dB`;

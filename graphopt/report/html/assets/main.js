@@ -40,9 +40,10 @@
     if (!data.search.length) return;
     drawInto(byId("front"), (width) => paretoChart(byId("front"), data.search, data.searchAbout, Math.max(240, width - 20)));
     new DataTable(byId("front-table"), data.search, [
-      { label: "Choice", value: (row) => row.name + (row.is_best ? " (taken)" : ""), name: true },
-      { label: data.searchAbout.metric, value: (row) => row.quality, text: (row) => row.quality.toFixed(5), number: true },
-      { label: "shown", value: (row) => row.proven, text: (row) => row.proven.toFixed(5), number: true },
+      { label: "Choice", value: (row) => row.name, name: true },
+      { label: "Place", value: (row) => placeText(row), filter: true },
+      { label: data.searchAbout.metric, value: (row) => row.quality, text: (row) => shareText(row.quality), number: true },
+      { label: "shown", value: (row) => row.proven, text: (row) => shareText(row.proven), number: true },
       { label: "Times as fast", value: (row) => row.speedup, text: (row) => row.speedup === null ? "–" : `${row.speedup.toFixed(2)}×`, number: true },
       { label: "Weights", value: (row) => row.size_bytes, text: (row) => sizeText(row.size_bytes), number: true },
     ], { label: "Choices", plain: data.search.length < 10 });
@@ -63,6 +64,7 @@
       { label: "Channels", value: (row) => (row.kept === null || row.channels === null ? 1 : row.kept / row.channels), text: (row) => percent(row.kept, row.channels), number: true },
       { label: "MACs", value: (row) => row.macs, text: (row) => (row.macs_after === null || row.macs_after === row.macs ? countText(row.macs) : `${countText(row.macs)} → ${countText(row.macs_after)}`), number: true },
       { label: "Weight", value: (row) => row.size_bytes, text: changedSize, number: true },
+      { label: "Graph", value: (row) => row.place || "main", filter: true, hidden: true },
       { label: "Left because", value: (row) => row.reason, filter: true, hidden: true },
     ], { label: "Layers", search: "Search layers", choose: layerDetails });
     // The layer that adds most of the error is what people look for first.
@@ -75,6 +77,7 @@
   /** The name, and below it why the layer was left as it was. */
   function layerName(row) {
     return element("div", {}, element("span", { class: "clip", title: short(row.name, 600) }, short(row.name, 300)),
+      row.place ? element("span", { class: "why" }, `in ${short(row.place, 160)}`) : null,
       row.reason ? element("span", { class: "why" }, short(row.reason, 160)) : null);
   }
 
@@ -89,6 +92,7 @@
     show(place,
       element("h3", {}, row.op_type), element("p", { class: "mono" }, short(row.name, 300)),
       element("dl", { class: "facts" },
+        row.place ? [element("dt", {}, "in"), element("dd", { class: "mono" }, short(row.place, 200))] : null,
         element("dt", {}, "weight"), element("dd", { class: "mono" }, short(row.weight, 200)),
         element("dt", {}, "shape"), element("dd", {}, same ? shape(row.shape) : `${shape(row.shape)} → ${shape(row.shape_after)}`),
         element("dt", {}, "error"), element("dd", {}, row.fault ? `not measured: ${short(row.fault, 300)}` : decibelText(row.error_db)),
