@@ -41,6 +41,7 @@ bench: $(INSTALLED) models $(PEERS)/.installed  ## graphopt and its peers, side 
 	$(BIN)/python -m graphopt.models.train student -o $(PEERS)/student.pt
 	$(BIN)/python -m graphopt.tools.bench_prune $(PEERS)/student.pt --peers $(PEERS)/torch-pruning
 	$(BIN)/python -m graphopt.tools.bench_instruments $(BENCH:%=.cache/models/zoo/%.ts.onnx)
+	$(BIN)/python -m graphopt.tools.bench_memory $(BENCH:%=.cache/models/zoo/%.ts.onnx)
 
 # The peers have a place of their own: they are measured, not used.
 $(PEERS)/.installed: Makefile

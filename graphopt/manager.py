@@ -28,6 +28,7 @@ class Step:
         pass_: The pass.
         result: What it returned.
         rewrites: Numbers of the applications it made: ``range(first, last + 1)``.
+        undone: How many of them a guard took back.
         started_s: When it started, on the clock of ``time.perf_counter``.
         wall_s: Seconds it took.
         cpu_s: Seconds of processor time of this process meanwhile.
@@ -37,9 +38,15 @@ class Step:
     pass_: Pass
     result: PassResult
     rewrites: range
+    undone: int = 0
     started_s: float = 0.0
     wall_s: float = 0.0
     cpu_s: float = 0.0
+
+    @property
+    def standing(self) -> int:
+        """How many of its rewrites stand."""
+        return len(self.rewrites) - self.undone
 
     @property
     def label(self) -> str:
@@ -102,7 +109,8 @@ class PassManager:
             wall, cpu = time.perf_counter() - started, time.process_time() - cpu
             model = result.model
             rewrites = range(first, len(context.ledger) + 1)
-            previous = Step(index, pass_, result, rewrites, started, wall, cpu)
+            undone = sum(bool(context.ledger.applications[n - 1].undone) for n in rewrites)
+            previous = Step(index, pass_, result, rewrites, undone, started, wall, cpu)
             steps.append(previous)
             logger.info("%s: %s", pass_.name, result.summary or "done")
         self._notify(previous, model, None)

@@ -31,6 +31,8 @@ from graphopt.debug import script
 
 __all__ = ["GRAPHS", "main"]
 
+LEAST = 12
+"""The smallest size at which every kind of graph is one."""
 UNARY = ("Sigmoid", "Tanh", "Abs", "Neg", "Softsign")
 
 WORK = """
@@ -218,10 +220,22 @@ def graph_of(kind: str, size: int) -> onnx.ModelProto:
     return builder.model(*GRAPHS[kind](builder, size))
 
 
+def _sizes(context: click.Context, parameter: click.Parameter, text: str) -> list[int]:
+    sizes = text.split(",")
+    if not all(size.strip().isdecimal() and int(size) >= LEAST for size in sizes):
+        raise click.BadParameter(
+            f"{text!r}: expected numbers of at least {LEAST}, with commas between them.",
+            context,
+            parameter,
+        )
+    return list(map(int, sizes))
+
+
 @click.command("bench_scale", cls=script.Tool, help=__doc__)
 @click.argument("kinds", nargs=-1, type=click.Choice(list(GRAPHS)))
-@click.option("--sizes", default="10000,30000,100000", show_default=True, help="Nodes.")
-def main(kinds: tuple[str, ...], sizes: str, as_json: bool) -> None:
+@click.option("--sizes", default="10000,30000,100000", show_default=True, callback=_sizes,
+              help="Nodes.")  # fmt: skip
+def main(kinds: tuple[str, ...], sizes: list[int], as_json: bool) -> None:
     """Run the tool; see the module docstring."""
     rows = []
     header = f"{'':16}{'nodes':>9}{'left':>9}{'wall s':>9}{'cpu s':>8}{'us/node':>9}{'MB':>7}"
@@ -229,7 +243,7 @@ def main(kinds: tuple[str, ...], sizes: str, as_json: bool) -> None:
     with tempfile.TemporaryDirectory() as folder:
         source, target = (pathlib.Path(folder) / name for name in ("a.onnx", "b.onnx"))
         for kind in kinds or GRAPHS:
-            for size in map(int, sizes.split(",")):
+            for size in sizes:
                 proto = graph_of(kind, size)
                 source.write_bytes(proto.SerializeToString())
                 command = [sys.executable, "-c", WORK, str(source), str(target)]

@@ -18,6 +18,7 @@ from graphopt.passbase import Promise
 from graphopt.runtime import Runtime
 from graphopt.runtime.session import Model
 from graphopt.samples import Feed, Samples
+from graphopt.scores import ScoreMeter, UserMetric, metric_of
 from graphopt.validation import Tolerance
 
 __all__ = ["Check", "CommandCheck", "NumericCheck", "Verdict", "verdict_of"]
@@ -81,7 +82,8 @@ class NumericCheck:
         reference: The answers of the original, run without optimization.
         promise: How much the answers may differ.
         tolerance: For ``Promise.CLOSE``.
-        metric: For ``Promise.LOSSY``: what ``target`` is measured in.
+        metric: For ``Promise.LOSSY``: what ``target`` is measured in; ``module:function`` is
+            looked up where the check is made (see ``graphopt.scores``).
         target: The least that ``metric`` must be; ``None``: finite answers are enough.
     """
 
@@ -125,10 +127,28 @@ class NumericCheck:
             found = answers(model, self.feeds, runtime, optimize=True)
         except GraphoptError as error:
             return verdict_of(error)
-        wrong = objection(
-            self.reference, found, promise, self.tolerance, self.metric, self.target
-        )
+        metric = metric_of(self.metric)
+        if isinstance(metric, UserMetric):
+            wrong = objection(self.reference, found, promise, self.tolerance)
+            wrong = wrong or self._shortfall(metric, promise, found)
+        else:
+            wrong = objection(
+                self.reference, found, promise, self.tolerance, metric, self.target
+            )
         return Verdict("differs", wrong) if wrong else Verdict("passed")
+
+    def _shortfall(self, metric: UserMetric, promise: Promise, found: Answers) -> str:
+        """Return by how much a metric of the user's misses the target, or ``""``."""
+        if self.target is None or promise is not Promise.LOSSY:
+            return ""
+        meter = ScoreMeter(metric)
+        every = zip(self.feeds, self.reference, found, strict=True)
+        for index, (feed, reference, outputs) in enumerate(every):
+            meter.add(index, feed, reference, outputs)
+        score = meter.quality()
+        if score >= self.target:
+            return ""
+        return f"{metric.name} is {score:.6g}, and the target is {self.target:g}"
 
 
 @dataclasses.dataclass(frozen=True)

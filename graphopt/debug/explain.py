@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection, Iterable, Iterator, Mapping
+import difflib
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
 import onnx_ir as ir
 
-from graphopt.errors import nearest
 from graphopt.ledger import Application, Ledger, NodeRecord, Skip, WeightRecord
 
 __all__ = ["Account", "Explanation", "account", "explain", "known_names"]
+
+
+_MOST_HINTS = 3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,7 +25,7 @@ class Explanation:
         became: Names that carry its data now, the latest last; empty where it kept its own.
         rewrites: The rewrites that touched it, in order.
         skips: Where it was looked at and left alone, and why.
-        hint: The nearest name that the ledger knows, where it does not know this one.
+        hint: The nearest names that the ledger knows, where it does not know this one.
         untouched: Whether the model has it and no rewrite touched it, where that is known.
     """
 
@@ -59,8 +62,20 @@ def explain(ledger: Ledger, name: str, present: Collection[str] = ()) -> Explana
     untouched = name in present and not rewrites
     hint = ""
     if not (rewrites or skips or untouched):
-        hint = nearest(name, known_names(ledger).union(present))
+        hint = _hint(name, sorted(known_names(ledger).union(present)))
     return Explanation(name, tuple(became), rewrites, skips, hint, untouched)
+
+
+def _hint(name: str, names: Sequence[str]) -> str:
+    """Return the few ``names`` that are most like ``name``; there may be thousands."""
+    part = name.lower()
+    holding = sorted((one for one in names if part and part in one.lower()), key=len)
+    close = difflib.get_close_matches(name, names, n=_MOST_HINTS, cutoff=0.5)
+    few = list(dict.fromkeys([*holding, *close]))[:_MOST_HINTS]
+    if not few:
+        return f"No name of the {len(names):,} that are known is like it."
+    *most, last = map(repr, few)
+    return f"Did you mean {', '.join(most)}{' or ' if most else ''}{last}?"
 
 
 def known_names(ledger: Ledger) -> set[str]:

@@ -177,10 +177,10 @@ def check_options(function: Function) -> Function:
         click.option("--rtol", type=TOLERANCE, help="Largest error relative to the output."),
         click.option(
             "--metric",
-            type=click.Choice(["cosine", "top1", "sqnr"]),
             default="cosine",
             show_default=True,
-            help="What --target is measured in.",
+            help="What --target is measured in: cosine, top1 or sqnr, or module:function, a "
+            "Python function of your own (docs/search.md).",
         ),
         click.option("--target", type=NUMBER, help="Least value of --metric to accept."),
         click.option(
@@ -291,12 +291,18 @@ def read_case(
 
 
 def read_how(given: dict[str, Any], recipe: Recipe) -> CommandCheck | dict[str, Any]:
-    """Return a command, or the options of ``NumericCheck.of``."""
+    """Return a command, or the options of ``NumericCheck.of``.
+
+    Raises:
+        MetricError: There is no such metric.
+    """
     from graphopt.debug.checks import CommandCheck
     from graphopt.passbase import Promise
     from graphopt.pipeline import promise_of
+    from graphopt.scores import metric_of
     from graphopt.validation import Tolerance
 
+    metric_of(given["metric"])
     if given["command"]:
         return CommandCheck.parse(given["command"], given["timeout"])
     how: dict[str, Any] = {

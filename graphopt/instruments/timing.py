@@ -32,7 +32,7 @@ class Measurement:
             onnxruntime is in ``wall_s`` only.
         peak_rss_bytes: Most memory this process had in use, from its start to the end of the
             pass; 0 where the platform does not tell.
-        rewrites: Rewrites it made.
+        rewrites: Rewrites it made that stand.
         nodes: Nodes after it, those of subgraphs included.
         nodes_delta: Nodes it added or (negative) removed.
         weight_bytes: Bytes of all initializers and constants after it.
@@ -76,7 +76,7 @@ class Timing:
                 previous.wall_s,
                 previous.cpu_s,
                 peak_rss_bytes(),
-                len(previous.rewrites),
+                previous.standing,
                 nodes,
                 nodes - old[0],
                 weight_bytes,

@@ -180,6 +180,16 @@ class TestTiming:
         assert (third.weight_bytes, third.weight_bytes_delta, third.rewrites) == (16, 0, 1)
         del model
 
+    def test_what_a_guard_took_back_does_not_count(self) -> None:
+        timing = Timing()
+        context = Context(guards=[lambda m, e: "no" if e.anchor == "c" else ""])
+        model = graphs.load(TEXT)
+        for node in model.graph:
+            node.name = node.outputs[0].name
+        _, (step,) = PassManager([Turn()], [timing]).run(model, context)
+        assert (len(step.rewrites), step.undone, step.standing) == (2, 1, 1)
+        assert timing.measurements[0].rewrites == 1
+
     def test_nodes_of_subgraphs_and_all_weights_are_counted(self) -> None:
         text = """g (float[4] x, bool c) => (float[4] y) <float[4] w={1,2,3,4}> {
             k = Constant<value = float[2] {1, 2}>()

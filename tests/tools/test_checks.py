@@ -69,6 +69,25 @@ class TestNumericCheck:
         check = check_of(runtime, promise=Promise.LOSSY, metric="sqnr", target=target)
         assert check(changed(tmp_path, "", "", 1.1), runtime).kind == kind
 
+    @pytest.mark.parametrize(("target", "kind"), [(None, "passed"), (0.5, "differs")])
+    def test_a_function_of_ones_own_judges_a_lossy_model(
+        self, runtime, tmp_path, monkeypatch, target, kind
+    ) -> None:
+        source = (
+            "def equal(outputs, reference):\n    return (outputs['y'] == reference['y']).all()"
+        )
+        (tmp_path / "own_score.py").write_text(source)
+        monkeypatch.chdir(tmp_path)
+        check = check_of(
+            runtime, promise=Promise.LOSSY, metric="own_score:equal", target=target
+        )
+        assert check(changed(tmp_path, "", ""), runtime).passed
+        verdict = check(changed(tmp_path, "", "", 1.1), runtime)
+        assert verdict.kind == kind
+        assert verdict.detail == (
+            "" if target is None else "own_score:equal is 0, and the target is 0.5"
+        )
+
     def test_a_model_that_does_not_load_is_refused(self, runtime: Runtime, tmp_path) -> None:
         verdict = check_of(runtime)(changed(tmp_path, "Sigmoid", "NoSuchOperator"), runtime)
         assert verdict.kind == "refused"

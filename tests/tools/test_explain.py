@@ -81,6 +81,22 @@ def test_an_unknown_name_gets_the_nearest(ledger: Ledger) -> None:
     assert "" not in known_names(ledger)
 
 
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("CONV_5", "Did you mean '/layer5/conv_5', '/layer50/conv_50' or '/layer51/conv_51'?"),
+        ("/layer7/conv7", "Did you mean '/layer7/conv_7', "),
+        ("%%%", "No name of the 100 that are known is like it."),
+        ("", "No name of the 100 that are known is like it."),
+    ],
+)
+def test_a_few_names_are_suggested_and_not_all(name: str, hint: str) -> None:
+    ledger = Ledger()
+    for at in range(100):
+        ledger.open("pass", "rule", f"/layer{at}/conv_{at}")
+    assert explain(ledger, name).hint.startswith(hint)
+
+
 @pytest.mark.parametrize("seed", range(40))
 def test_every_node_and_weight_is_accounted_for(seed: int) -> None:
     original = random_models.model(random.Random(seed), 20)
