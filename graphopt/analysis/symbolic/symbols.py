@@ -25,12 +25,17 @@ from graphopt.analysis.constants import tensor_of
 from graphopt.analysis.symbolic.base import Shape
 from graphopt.analysis.symbolic.compute import COMPUTE_RULES
 from graphopt.analysis.symbolic.content import CONTENT_RULES
+from graphopt.analysis.symbolic.contributed import CONTRIBUTED_RULES
 from graphopt.analysis.symbolic.expressions import Dim, Expr, is_nonnegative, symbol
 from graphopt.analysis.symbolic.layout import LAYOUT_RULES
 
 __all__ = ["MAX_ELEMENTS", "Symbols"]
 
-SHAPE_RULES = {**LAYOUT_RULES, **COMPUTE_RULES}
+SHAPE_RULES = {
+    "": {**LAYOUT_RULES, **COMPUTE_RULES},
+    "com.microsoft": CONTRIBUTED_RULES,
+}
+"""Domain -> operator -> its rule."""
 
 MAX_ELEMENTS = 256
 """Integer tensors with more elements than this are data, and not shapes or indices."""
@@ -150,8 +155,8 @@ class Symbols:
     def _shapes_of(self, node: ir.Node) -> Sequence[Shape | None]:
         if node.op_type == "Constant" and (tensor := tensor_of(node.outputs[0])) is not None:
             return (tuple(int(dim) for dim in tensor.shape.numpy()),)
-        rule = SHAPE_RULES.get(node.op_type)
-        if rule is None or node.domain or self.opset < MIN_OPSET:
+        rule = SHAPE_RULES.get(node.domain, {}).get(node.op_type)
+        if rule is None or self.opset < MIN_OPSET:
             return ()
         # A node that contradicts itself is for onnxruntime to refuse.
         try:

@@ -19,9 +19,11 @@ def by_name(model: ir.Model) -> dict[str, ir.Value]:
     return {value.name or "": value for node in model.graph for value in node.outputs}
 
 
-def shape_of(text: str, name: str = "y", opset: int = 21) -> str:
+def shape_of(
+    text: str, name: str = "y", opset: int = 21, domains: tuple[str, ...] = ()
+) -> str:
     """Return the shape of a value in words."""
-    model = load(text, opset)
+    model = load(text, opset, domains)
     shape = Symbols(model).shape(by_name(model)[name])
     return "?" if shape is None else "(" + ", ".join(map(str, shape)) + ")"
 
@@ -127,6 +129,23 @@ def test_shape(name: str) -> None:
                {{ {lines}
                   out = Flatten(x) }}"""
     assert shape_of(text) == expected
+
+
+CONTRIBUTED = {
+    "com.microsoft.BiasGelu (x, b)": "(N, M, 12)",
+    "com.microsoft.SkipLayerNormalization <epsilon = 0.1> (x, x, b)": "(N, M, 12)",
+    "com.microsoft.MultiHeadAttention <num_heads = 2> (x, x, w)": "(N, M, 6)",
+    "com.microsoft.Attention <num_heads = 2, qkv_hidden_sizes = [4, 4, 6]> (x, p, b)": (
+        "(N, M, 6)"
+    ),
+}
+
+
+@pytest.mark.parametrize("call", CONTRIBUTED)
+def test_shape_of_operators_of_onnxruntime(call: str) -> None:
+    text = f"""g (float[N, M, 12] x, float[12] b, float[N, M, 6] w, float[12, 14] p)
+        => (float[A, B] out) {{ y = {call} out = Flatten(x) }}"""
+    assert shape_of(text, domains=("com.microsoft",)) == CONTRIBUTED[call]
 
 
 CONVOLUTIONS = {
