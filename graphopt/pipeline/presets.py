@@ -26,10 +26,19 @@ ONNXRUNTIME = (
     "eliminate-noop,eliminate-common-subexpressions,eliminate-dead-code,"
     "deduplicate-initializers],infer-shapes"
 )
+FEWEST = (
+    "upgrade-opset{to=23},default,"
+    "[fuse-rotary-embedding,fuse-attention{emit=onnxruntime,projections=true},fuse-reshapes,"
+    "fuse-transposes,eliminate-noop,eliminate-common-subexpressions,eliminate-dead-code,"
+    "deduplicate-initializers],"
+    "[fuse-bias-gelu,fuse-skip-layer-normalization,merge-matmuls,eliminate-dead-code,"
+    "deduplicate-initializers],infer-shapes"
+)
 PRESETS: dict[str, str] = {
     "simplify": SIMPLIFY,
     "default": DEFAULT,
     "onnxruntime": ONNXRUNTIME,
+    "onnxruntime-fewest": FEWEST,
     "int8-dynamic": "default,quantize-dynamic",
     "int8-static": "upgrade-opset{to=13},default,quantize-static",
     "half": "default,quantize-dynamic{scope=half}",

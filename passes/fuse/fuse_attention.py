@@ -13,7 +13,13 @@ values repeated by ``Expand``; ``NaN`` of rows without a key made 0 or not.
 
 ``emit=standard`` writes ``Attention`` of opset 23; ``emit=onnxruntime``, which the run may ask
 for as well, writes ``com.microsoft.MultiHeadAttention`` where that is as good or better: it
-alone does not store the scores of long sequences, as long as there is no mask.
+alone does not store the scores of long sequences, as long as there is no mask. With
+``projections`` it writes ``com.microsoft.Attention``, wherever queries, keys and values are
+products of one tensor with constants: the fewest nodes, what kernels of accelerators are made
+for, and slower on the CPU::
+
+    q = Add(MatMul(x, Wq), bq); k = ...; v = ...
+    z = ...             ->  z = com.microsoft.Attention<num_heads, scale>(x, W, b, ..., mask)
 
 Preconditions, per match:
     1. Nothing else uses the scores, the probabilities and what is between them and the result.
@@ -28,8 +34,10 @@ Preconditions, per match:
     6. The operator answers like the graph for a query that may look at no key: its scores are
        all ``-inf`` (0 in ``Attention``; ``NaN`` in ``MultiHeadAttention`` and ``Softmax``), or
        all the lowest number (the mean of the values; in ``Attention`` from -3e38 up).
-    7. ``Attention``: the model imports opset 23. ``MultiHeadAttention``: keys and values are
-       not repeated, and heads come from a tensor of rank 3.
+    7. ``Attention``: the model imports opset 23. Those of ``com.microsoft``: keys and values
+       are not repeated, and heads come from a tensor of rank 3.
+    8. Projections: the weights are of rank 2, and nothing but this attention uses them or what
+       they give; of one weight for all three, queries come first and values last.
 
 Numerics: close where queries and keys are finite; measured: rtol 1e-5 of the largest output.
 Lengths are above 0: of none, ``Attention`` of onnxruntime raises; MultiHeadAttention does not.
@@ -51,9 +59,11 @@ from graphopt.edit import Edit, Rewrite
 from graphopt.passbase import Context, Promise, Target
 from graphopt.rewrite import Reason, Rule, RulePass
 
-from .attention.emit import MICROSOFT, add_masks, inputs_of, put_result
+from .attention.emit import add_masks, inputs_of, put_result
 from .attention.find import Attention, find_attention
 from .attention.masks import NO_KEY, MaskPlan, plan_masks
+from .contributed import MICROSOFT, import_microsoft
+from .projections import Projections, find_projections
 
 __all__ = ["FuseAttention"]
 
@@ -66,20 +76,26 @@ class FuseAttention(RulePass):
 
     Attributes:
         emit: ``standard``: ``Attention`` only. ``onnxruntime``: what is fastest there.
+        projections: Whether, among onnxruntime's operators, the one that takes the projections
+            of queries, keys and values in comes first.
     """
 
     name: ClassVar[str] = "fuse-attention"
     promise: ClassVar[Promise] = Promise.CLOSE
 
     emit: Target = Target.STANDARD
+    projections: bool = False
 
     def rules(self, context: Context) -> Sequence[Rule]:
         """Return the one rule."""
         contrib = Target.ONNXRUNTIME in (self.emit, context.target)
-        return [Rule("attention", ("Softmax",), functools.partial(_match, contrib=contrib))]
+        match = functools.partial(_match, contrib=contrib, packed=contrib and self.projections)
+        return [Rule("attention", ("Softmax",), match)]
 
 
-def _match(node: ir.Node, facts: Facts, *, contrib: bool) -> Rewrite | Reason | None:
+def _match(
+    node: ir.Node, facts: Facts, *, contrib: bool, packed: bool
+) -> Rewrite | Reason | None:
     # 1., 2. and 3.
     found = find_attention(node, facts)
     if found is None or isinstance(found, Reason):
@@ -96,6 +112,12 @@ def _match(node: ir.Node, facts: Facts, *, contrib: bool) -> Rewrite | Reason | 
     standard = _refusal_of_standard(masks, facts)
     if contrib:
         contributed = _refusal_of_contributed(found, masks)
+        # 8.
+        projections = find_projections(found, facts) if packed and not contributed else None
+        if projections is not None:
+            return functools.partial(
+                _write_packed, found=found, masks=masks, projections=projections, facts=facts
+            )
         # Measured: a mask costs MultiHeadAttention its advantage, and then Attention wins.
         if not contributed and (standard or not masks.masks):
             return functools.partial(_write_contributed, found=found, masks=masks, facts=facts)
@@ -129,8 +151,7 @@ def _refusal_of_contributed(found: Attention, masks: MaskPlan) -> str:
 
 
 def _write_contributed(edit: Edit, found: Attention, masks: MaskPlan, facts: Facts) -> None:
-    if MICROSOFT not in edit.model.opset_imports:
-        edit.set_opset(MICROSOFT, 1)
+    import_microsoft(edit)
     q, k, v = inputs_of(edit, found, facts)
     mask = add_masks(edit, found, masks, q, k, facts, keep_lowest=True)
     (result,) = edit.node(
@@ -139,6 +160,26 @@ def _write_contributed(edit: Edit, found: Attention, masks: MaskPlan, facts: Fac
         before=found.product,
         domain=MICROSOFT,
         attributes={"num_heads": found.heads, "scale": found.scale},
+    )
+    put_result(edit, found, result, facts)
+
+
+def _write_packed(
+    edit: Edit, found: Attention, masks: MaskPlan, projections: Projections, facts: Facts
+) -> None:
+    import_microsoft(edit)
+    x = projections.x
+    mask = add_masks(edit, found, masks, x, x, facts, keep_lowest=True)
+    (result,) = edit.node(
+        "Attention",
+        [*projections.inputs(edit, found.product), None, None, mask],
+        before=found.product,
+        domain=MICROSOFT,
+        attributes={
+            "num_heads": found.heads,
+            "scale": found.scale,
+            "qkv_hidden_sizes": list(projections.sizes),
+        },
     )
     put_result(edit, found, result, facts)
 

@@ -13,9 +13,7 @@ from .find import Attention
 from .masks import ABOVE_LOWEST, MaskPlan, Summand
 from .operands import Form
 
-__all__ = ["MICROSOFT", "add_masks", "inputs_of", "put_result"]
-
-MICROSOFT = "com.microsoft"
+__all__ = ["add_masks", "inputs_of", "put_result"]
 
 
 def inputs_of(edit: Edit, found: Attention, facts: Facts) -> list[ir.Value]:
