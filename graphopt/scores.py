@@ -8,6 +8,8 @@ better:
 * ``feed``: input name -> array;
 * ``index``: the place of the feed in the samples, from 0 (to look up a label of one's own).
 
+What it is given is its own: it may change arrays in place.
+
 With ``reference`` among them the number is the quality itself, and that of a model is the mean
 over the feeds. Without it, the function scores one model; the quality is then the candidate's
 mean score over the original's: the share that is kept. Examples::
@@ -22,6 +24,7 @@ mean score over the original's: the share that is kept. Examples::
 from __future__ import annotations
 
 import contextlib
+import copy
 import hashlib
 import importlib
 import inspect
@@ -103,8 +106,10 @@ class UserMetric:
             MetricError: The function raises, or returns no finite number.
         """
         given = {"outputs": outputs, "reference": reference, "feed": feed, "index": index}
+        # Copies: the same arrays are used again, for the next metric or the next model.
+        wanted = {name: copy.deepcopy(given[name]) for name in self._wanted}
         try:
-            score = self._function(**{name: given[name] for name in self._wanted})
+            score = self._function(**wanted)
         except (Exception, SystemExit) as error:
             raise MetricError(
                 "raised",

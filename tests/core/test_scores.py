@@ -64,6 +64,38 @@ def test_without_it_quality_is_the_share_of_the_originals_score() -> None:
     assert adds.quality() == pytest.approx(2 / 3)
 
 
+def test_metric_that_changes_what_it_is_given_changes_nothing() -> None:
+    def careless(outputs, reference, feed) -> float:
+        equal = (outputs["y"] == reference["y"]).mean()
+        for arrays in (outputs, reference, feed):
+            arrays.popitem()[1][:] = 7
+        return equal
+
+    feed = {"x": np.zeros(2)}
+    real, found = {"y": np.array([1.0, 2.0])}, {"y": np.array([1.0, 1.0])}
+    adds = meter(careless)
+    adds.add(0, feed, real, found)
+    adds.add(1, feed, real, found)
+    assert adds.scores == [(0.5, 1.0), (0.5, 1.0)]
+    assert (feed["x"].tolist(), real["y"].tolist(), found["y"].tolist()) == (
+        [0, 0],
+        [1, 2],
+        [1, 1],
+    )
+
+
+def test_score_of_the_original_is_of_what_it_answered() -> None:
+    def careless(outputs) -> float:
+        outputs["y"] -= outputs["y"].min()
+        return float(outputs["y"].sum())
+
+    real = {"y": np.array([1.0, 3.0])}
+    adds = meter(careless)
+    adds.add(0, {}, real, real)
+    assert adds.scores == [(2.0, 2.0)]
+    assert real["y"].tolist() == [1.0, 3.0]
+
+
 def test_original_without_a_score_has_no_share() -> None:
     adds = meter(lambda outputs: 0)
     adds.add(0, {}, A, B)
