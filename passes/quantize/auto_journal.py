@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import logging
 import os
@@ -30,8 +31,8 @@ class Journal:
         measure: Builds and measures.
         path: The file; ``None``: nothing is remembered.
         key: Fingerprint of what the evaluations are true of.
-        is_strict: Refuse a file that is of no use, and do not write over it; refuse to go on
-            where it cannot be written.
+        is_strict: Refuse a file that is of no use, which is set aside otherwise; refuse to go
+            on where it cannot be written.
 
     Raises:
         PipelineError: The file is no journal, or one of another model or other settings.
@@ -54,7 +55,7 @@ class Journal:
             except PipelineError as error:
                 if is_strict:
                     raise
-                logger.warning("%s The search starts anew.", error.message)
+                self._set_aside(path, error.message)
         self._resumed = len(self._known)
 
     def notes(self) -> list[str]:
@@ -82,6 +83,19 @@ class Journal:
     def speeds(self, choices: Sequence[Choice]) -> list[Speed]:
         """Return how long choices take, all measured in turn with the original."""
         return self._measure.speeds(choices)
+
+    def _set_aside(self, path: pathlib.Path, message: str) -> None:
+        """Keep a file that is of no use here under another name: it is of use to someone."""
+        names = (path.with_name(f"{path.name}.{number}") for number in itertools.count(1))
+        other = next(name for name in names if not os.path.lexists(name))
+        try:
+            path.rename(other)
+        except OSError as error:
+            reason = error.strerror or error
+            logger.warning("%s It stays (%s); the search is not remembered.", message, reason)
+            self._is_written = False
+        else:
+            logger.warning("%s It is kept as %s; the search starts anew.", message, other.name)
 
     def _read(self, path: pathlib.Path) -> None:
         try:

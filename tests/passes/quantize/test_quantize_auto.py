@@ -165,6 +165,41 @@ def test_journal_of_another_model_is_refused(context: Context, tmp_path: pathlib
 
 
 @pytest.mark.usefixtures("twice_as_fast")
+@pytest.mark.parametrize(
+    "content", [b"my notes", b"\xff\xfe", b'{"version": 3, "key": "of another"}']
+)
+def test_file_in_the_place_of_the_journal_is_kept(
+    content: bytes, context: Context, tmp_path: pathlib.Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    context.journal = tmp_path / "out.onnx.search.json"
+    context.journal.write_bytes(content)
+    (tmp_path / "out.onnx.search.json.1").write_bytes(b"of yesterday")
+    assert choose(network(), context).modified
+    assert (tmp_path / "out.onnx.search.json.1").read_bytes() == b"of yesterday"
+    assert (tmp_path / "out.onnx.search.json.2").read_bytes() == content
+    assert json.loads(context.journal.read_text())["evaluations"]
+    assert "It is kept as out.onnx.search.json.2; the search starts anew" in caplog.text
+
+
+@pytest.mark.usefixtures("twice_as_fast")
+def test_file_that_cannot_be_set_aside_stays(
+    context: Context,
+    tmp_path: pathlib.Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse(self: pathlib.Path, target: pathlib.Path) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    context.journal = tmp_path / "out.onnx.search.json"
+    context.journal.write_bytes(b"my notes")
+    monkeypatch.setattr(pathlib.Path, "rename", refuse)
+    assert choose(network(), context).modified
+    assert context.journal.read_bytes() == b"my notes"
+    assert "It stays (Operation not permitted); the search is not remembered" in caplog.text
+
+
+@pytest.mark.usefixtures("twice_as_fast")
 def test_journal_that_cannot_be_written_is_an_error_only_where_it_was_asked_for(
     context: Context, tmp_path: pathlib.Path, caplog: pytest.LogCaptureFixture
 ) -> None:
