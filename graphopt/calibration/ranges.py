@@ -17,20 +17,17 @@ No method is worse than ``minmax``: where its mean squared error is larger, ``mi
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 from typing import Literal, TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 
 from graphopt.calibration.qparams import Degenerate, IntType, QParams, from_range
+from graphopt.calibration.range_methods import METHODS, Values
 from graphopt.calibration.statistics import TensorStatistics
 
 __all__ = ["Range", "RangeMethod", "choose_range", "noise_to_signal", "range_of"]
 
 RangeMethod: TypeAlias = Literal["minmax", "average", "percentile", "entropy", "mse", "auto"]
-
-_Floats: TypeAlias = npt.NDArray[np.float64]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,44 +44,6 @@ class Range:
     high: float
     method: str
     mse: float
-
-
-class _Values:
-    """The histogram of a tensor, and what the methods ask of it."""
-
-    def __init__(self, stats: TensorStatistics, kind: IntType, is_symmetric: bool) -> None:
-        self.low, self.high = min(stats.low, 0.0), max(stats.high, 0.0)
-        self.kind = kind
-        self.is_symmetric = is_symmetric
-        self.width = stats.histogram.width
-        lower, upper, counts = stats.histogram.occupied()
-        # No value lies outside the range, and what is in the bin of 0 counts as 0.
-        lower, upper = np.maximum(lower, self.low), np.minimum(upper, self.high)
-        self.centers = np.where(lower * upper < 0, 0.0, (lower + upper) / 2)
-        # A 0 is represented exactly: only what else is in its bin can be off.
-        around_zero = (lower <= 0) & (upper >= 0)
-        self.counts = np.where(around_zero, counts - stats.zeros, counts).astype(np.float64)
-        self.total = float(max(stats.count - stats.not_finite, 1))
-        self.stats = stats
-
-    def mse(self, lows: _Floats, highs: _Floats) -> _Floats:
-        """Return the mean squared error of each range, infinite where it has no scale."""
-        errors = np.full(len(lows), np.inf)
-        for index, (low, high) in enumerate(zip(lows, highs, strict=True)):
-            try:
-                qparams = from_range(low, high, self.kind, is_symmetric=self.is_symmetric)
-            except Degenerate:
-                continue
-            errors[index] = self.mse_of(qparams)
-        return errors
-
-    def mse_of(self, qparams: QParams) -> float:
-        scale, zero = float(qparams.scale), float(qparams.zero_point)
-        bottom = (self.kind.minimum - zero) * scale
-        top = (self.kind.maximum - zero) * scale
-        # A bin is taken for its centre; the rest of its width adds the same to every range.
-        error = np.clip(np.rint(self.centers / scale) * scale, bottom, top) - self.centers
-        return float(np.dot(error * error, self.counts)) / self.total
 
 
 def choose_range(
@@ -109,11 +68,11 @@ def choose_range(
     """
     if stats.count == stats.not_finite:
         raise Degenerate("it took no finite value")
-    values = _Values(stats, kind, is_symmetric)
+    values = Values(stats, kind, is_symmetric)
     # Raises what is wrong with the widest range.
     from_range(values.low, values.high, kind, is_symmetric=is_symmetric)
-    names = list(_METHODS) if method == "auto" else list(dict.fromkeys(["minmax", method]))
-    ranges = [_METHODS[name](values, percentile / 100) for name in names]
+    names = list(METHODS) if method == "auto" else list(dict.fromkeys(["minmax", method]))
+    ranges = [METHODS[name](values, percentile / 100) for name in names]
     errors = values.mse(
         np.array([low for low, _ in ranges]), np.array([high for _, high in ranges])
     )
@@ -142,7 +101,7 @@ def range_of(
         is_symmetric: As for ``choose_range``.
         percentile: As for ``choose_range``.
     """
-    return _METHODS[method](_Values(stats, kind, is_symmetric), percentile / 100)
+    return METHODS[method](Values(stats, kind, is_symmetric), percentile / 100)
 
 
 def noise_to_signal(stats: TensorStatistics, qparams: QParams) -> float:
@@ -152,124 +111,6 @@ def noise_to_signal(stats: TensorStatistics, qparams: QParams) -> float:
         stats: What is known of the values.
         qparams: One scale for all of them.
     """
-    values = _Values(stats, qparams.kind, is_symmetric=False)
+    values = Values(stats, qparams.kind, is_symmetric=False)
     signal = float(np.dot(values.centers * values.centers, values.counts)) / values.total
     return values.mse_of(qparams) / signal if signal else 0.0
-
-
-def _minmax(values: _Values, share: float) -> tuple[float, float]:
-    del share
-    return values.low, values.high
-
-
-def _average(values: _Values, share: float) -> tuple[float, float]:
-    del share
-    stats = values.stats
-    return min(stats.row_lows.mean(), 0.0), max(stats.row_highs.mean(), 0.0)
-
-
-def _percentile(values: _Values, share: float) -> tuple[float, float]:
-    """Clip half of the rest on either side; a side without values has none to clip."""
-    lower, upper, counts = values.stats.histogram.occupied()
-    below = np.cumsum(counts)
-    outside = (1 - share) * below[-1]
-    one_sided = values.low == 0 or values.high == 0
-    part = outside if one_sided else outside / 2
-    low = lower[np.searchsorted(below, part, side="right")]
-    high = upper[np.searchsorted(below, below[-1] - part, side="left")]
-    return max(min(low, 0.0), values.low), min(max(high, 0.0), values.high)
-
-
-_SHRINK = 2.0 ** -(np.arange(96) / 16)
-"""Factors from 1 to 1/64 in steps of 4 %."""
-_STRIDE = 4
-_REFINE = 2.0 ** (np.arange(-3, 4) / 64)
-
-
-def _mse(values: _Values, share: float) -> tuple[float, float]:
-    """Search a common threshold first, then each end by itself."""
-    del share
-    top = max(-values.low, values.high)
-
-    def best(lows: _Floats, highs: _Floats) -> tuple[float, float]:
-        # The error falls and rises once, but for ripples: a coarse look, then a close one.
-        coarse = np.arange(0, len(lows), _STRIDE)
-        middle = int(coarse[np.argmin(values.mse(lows[coarse], highs[coarse]))])
-        close = np.arange(max(middle - _STRIDE, 0), min(middle + _STRIDE + 1, len(lows)))
-        index = int(close[np.argmin(values.mse(lows[close], highs[close]))])
-        return float(lows[index]), float(highs[index])
-
-    thresholds = top * _SHRINK
-    low, high = best(np.maximum(values.low, -thresholds), np.minimum(values.high, thresholds))
-    if values.low == 0 or values.high == 0 or values.is_symmetric:
-        ends = max(-low, high) * _REFINE
-        return best(np.maximum(values.low, -ends), np.minimum(values.high, ends))
-    for _ in range(2):
-        highs = values.high * _SHRINK
-        low, high = best(np.full_like(highs, low), highs)
-        lows = values.low * _SHRINK
-        low, high = best(lows, np.full_like(lows, high))
-    return low, high
-
-
-_CANDIDATES = 128
-"""Thresholds that entropy tries; TensorRT tries each 128-th of the range too."""
-
-
-def _entropy(values: _Values, share: float) -> tuple[float, float]:
-    del share
-    histogram = values.stats.histogram
-    first, last = np.flatnonzero(histogram.counts)[[0, -1]]
-    counts = histogram.counts[first : last + 1].astype(np.float64)
-    index = np.arange(first, last + 2) + histogram.start
-    # Bin 0 is twice as wide as the others; to put its end at 0 shifts nothing else.
-    edges = index * values.width
-    # 0 stands for itself whatever the range, and says nothing about it.
-    at_zero = -(int(first) + histogram.start)
-    if 0 <= at_zero < len(counts):
-        counts[at_zero] -= values.stats.zeros
-    top = max(-values.low, values.high)
-    levels = values.kind.maximum - values.kind.minimum + 1
-    best, best_range = np.inf, (values.low, values.high)
-    for step in range(_CANDIDATES, 0, -1):
-        threshold = top * step / _CANDIDATES
-        left = int(np.searchsorted(edges, max(-threshold, edges[0]), side="left"))
-        right = int(np.searchsorted(edges, min(threshold, edges[-1]), side="right")) - 1
-        if right - left < levels:
-            break
-        divergence = _divergence(counts, left, right, levels)
-        if divergence < best:
-            best = divergence
-            best_range = (max(values.low, edges[left]), min(values.high, edges[right]))
-    return min(best_range[0], 0.0), max(best_range[1], 0.0)
-
-
-def _divergence(counts: _Floats, left: int, right: int, levels: int) -> float:
-    """Return KL(P || Q): P the counts clipped to ``[left, right)``, Q these in steps."""
-    inside = counts[left:right]
-    p = inside.copy()
-    p[0] += counts[:left].sum()
-    p[-1] += counts[right:].sum()
-    starts = np.arange(levels) * len(inside) // levels
-    sums = np.add.reduceat(inside, starts)
-    holds = np.add.reduceat((inside > 0).astype(np.float64), starts)
-    lengths = np.diff(np.append(starts, len(inside)))
-    mean = np.divide(sums, holds, out=np.zeros_like(sums), where=holds > 0)
-    q = np.where(inside > 0, np.repeat(mean, lengths), 0.0)
-    total_p, total_q = p.sum(), q.sum()
-    if not total_p or not total_q:
-        return float("inf")
-    seen = p > 0
-    # Where only clipped values are, Q has nothing: the smallest count keeps the sum finite.
-    ratio = (p[seen] / total_p) / (np.maximum(q[seen], 1e-9) / total_q)
-    return float(np.dot(p[seen], np.log(ratio)) / total_p)
-
-
-_METHODS: dict[str, Callable[[_Values, float], tuple[float, float]]] = {
-    "minmax": _minmax,
-    "average": _average,
-    "percentile": _percentile,
-    "entropy": _entropy,
-    "mse": _mse,
-}
-"""Name -> method: ``(values, share inside) -> (low, high)``."""
