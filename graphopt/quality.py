@@ -112,6 +112,26 @@ class QualityMeter:
         worst = min(found, key=lambda quality: quality.proven, default=None)
         return worst or Quality(1.0, 1.0, self._samples)
 
+    def ceiling(self, best: QualityMeter, count: int) -> float:
+        """Return the figure if the samples to come were answered as ``best`` has them.
+
+        Args:
+            best: The same metric of the original's own answers, sample by sample.
+            count: How many samples there will be.
+        """
+        if self._is_lost:
+            return -math.inf
+        whole = QualityMeter(self._metric)
+        whole._samples = count
+        if self._scores and whole._scores and best._scores:
+            seen = self._scores.scores
+            whole._scores.scores = seen + best._scores.scores[len(seen) : count]
+            return whole._scores.quality()
+        for name, rows in best._rows.items():
+            seen_rows = self._rows.get(name, [])
+            whole._rows[name] = seen_rows + rows[len(seen_rows) : count]
+        return whole.result().value
+
     def _of_scores(self, meter: ScoreMeter) -> Quality:
         pairs = np.array(meter.scores)
         value = meter.quality()
@@ -154,22 +174,36 @@ _PRODUCT, _ENERGY, _OTHER, _ERROR, _ROWS, _TOP, _ELEMENTS, _EQUAL = range(8)
 """What is summed up of an output in a sample."""
 
 
+_BLOCK = 1 << 13
+"""Elements added up at a time: they stay in the cache, and OpenBLAS takes one thread. With two
+it is 50 times slower where the cores have other work (0.6 against 27 ms for 265,000)."""
+
+
 def _sums(reference: npt.NDArray[Any], other: npt.NDArray[Any]) -> list[float]:
-    equal = float(np.count_nonzero(reference == other))
     sums = [0.0] * 8
-    sums[_ELEMENTS], sums[_EQUAL] = float(reference.size), equal
+    sums[_ELEMENTS] = float(reference.size)
+    sums[_EQUAL] = float(np.count_nonzero(reference == other))
     if reference.dtype.kind not in "fiu" or reference.size == 0:
         return sums
-    a, b = reference.astype(np.float64).ravel(), other.astype(np.float64).ravel()
-    finite = np.isfinite(a) & np.isfinite(b)
-    if not finite.all():
-        a, b = a[finite], b[finite]
-    error = a - b
-    sums[:4] = [float(a @ b), float(a @ a), float(b @ b), float(error @ error)]
+    flat, others = reference.reshape(-1), other.reshape(-1)
+    moments = np.zeros(4)
+    for start in range(0, flat.size, _BLOCK):
+        block = slice(start, start + _BLOCK)
+        moments += _moments(flat[block], others[block])
+    sums[:4] = moments.tolist()
     if reference.dtype.kind == "f" and reference.ndim and reference.shape[-1] >= 2:
         tops = reference.argmax(-1) == other.argmax(-1)
         sums[_ROWS], sums[_TOP] = float(tops.size), float(np.count_nonzero(tops))
     return sums
+
+
+def _moments(reference: npt.NDArray[Any], other: npt.NDArray[Any]) -> _Floats:
+    a, b = reference.astype(np.float64), other.astype(np.float64)
+    finite = np.isfinite(a) & np.isfinite(b)
+    if not finite.all():
+        a, b = a[finite], b[finite]
+    error = a - b
+    return np.array([a @ b, a @ a, b @ b, error @ error])
 
 
 def _cosine(sums: _Floats) -> _Floats:

@@ -153,3 +153,46 @@ def test_in_decibels_a_share_of_wrong_answers_is_their_noise() -> None:
     assert quality.value == pytest.approx(20)
     assert quality.bound < quality.value
     assert not quality.is_flawless
+
+
+@pytest.mark.parametrize("metric", ["cosine", "top1", "sqnr"])
+def test_ceiling_is_the_figure_were_the_rest_answered_as_by_the_original(metric: str) -> None:
+    pairs = noisy(8, size=1.0)
+    best, part, whole = (QualityMeter(metric) for _ in range(3))
+    for index, (reference, other) in enumerate(pairs):
+        found = other if index < 3 else reference
+        best.add(index, {}, {"y": reference}, {"y": reference})
+        whole.add(index, {}, {"y": reference}, {"y": found})
+        if index < 3:
+            part.add(index, {}, {"y": reference}, {"y": found})
+    assert part.ceiling(best, 8) == whole.result().value
+    assert part.ceiling(best, 3) == part.result().value
+    assert part.ceiling(best, 8) > part.result().value
+
+
+def test_ceiling_of_a_metric_of_the_users_and_of_what_is_lost() -> None:
+    best, part = (
+        QualityMeter(metric_of(lambda outputs, reference: outputs["y"] @ reference["y"]))
+        for _ in range(2)
+    )
+    one, half = {"y": np.array([1.0])}, {"y": np.array([0.5])}
+    for index in range(4):
+        best.add(index, {}, one, one)
+    part.add(0, {}, one, half)
+    assert part.ceiling(best, 4) == 0.875
+    part.add(1, {}, one, {"y": np.array([np.nan])})
+    assert part.ceiling(best, 4) == -math.inf
+
+
+def test_sums_of_a_large_output_are_those_of_its_parts() -> None:
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((3, 20_001)).astype(np.float32)
+    y = x + np.float32(0.1) * rng.standard_normal(x.shape).astype(np.float32)
+    a, b = x.astype(np.float64).ravel(), y.astype(np.float64).ravel()
+    cosine = a @ b / np.sqrt(a @ a) / np.sqrt(b @ b)
+    assert judged("cosine", [(x, y)]).value == pytest.approx(cosine, rel=1e-12)
+    x[1, 7] = np.inf  # counts in neither
+    y[1, 7] = np.inf
+    a, b = a[np.isfinite(x.ravel())], b[np.isfinite(x.ravel())]
+    cosine = a @ b / np.sqrt(a @ a) / np.sqrt(b @ b)
+    assert judged("cosine", [(x, y)]).value == pytest.approx(cosine, rel=1e-12)
