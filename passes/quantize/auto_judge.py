@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from graphopt.passbase import Progress
     from graphopt.runtime import Runtime, Session
-    from graphopt.samples import Samples
+    from graphopt.samples import Feed, Samples
     from graphopt.scores import UserMetric
 
 __all__ = ["Judge"]
@@ -41,6 +41,7 @@ class Judge:
 
     Attributes:
         samples: How many there are.
+        evidence: What the samples that are held out show of the original itself.
     """
 
     def __init__(
@@ -68,16 +69,26 @@ class Judge:
             self.samples = sum(1 for _ in self._answers())
         task.close()
         self._is_alone = judges(0)
+        # The best that there is: the answers of the original, in the order of the runs.
+        self._best = QualityMeter(metric)
+        self._take_in(self._best, judges=True)
+        self.evidence = self._best.result()
+        self._take_in(self._best, judges=False)
 
-    def quality(self, model: ir.Model | pathlib.Path, target: float = math.inf) -> Quality:
+    def quality(
+        self, model: ir.Model, target: float = math.inf, *, is_whole: bool = False
+    ) -> Quality:
         """Return the quality of a model, as the samples that are held out show it.
 
-        Where it reaches the target the others are run as well: it has to hold on all of them
-        together, and the quality is not above that.
+        Ends as soon as the target is out of reach, were all that is left answered as by the
+        original: the figure is then that of the samples so far. Where it is reached the other
+        samples are run as well: it has to hold on all of them together, and the quality is
+        not above that.
 
         Args:
             model: The model.
             target: What there is to reach.
+            is_whole: Whether all the samples that are held out are run in any case.
 
         Raises:
             MetricError: The user's metric raises, or returns no number.
@@ -85,15 +96,18 @@ class Judge:
         meter = QualityMeter(self._metric)
         try:
             with self._runtime.session(model) as session:
-                self._run(session, meter, judges=True)
+                limit = -math.inf if is_whole else target
+                most = self._run(session, meter, self.evidence.samples, limit, judges=True)
                 found = meter.result()
-                if found.proven < target:
-                    return found
-                self._run(session, meter, judges=False)
+                if min(found.proven, most) < target:
+                    return dataclasses.replace(
+                        found, bound=min(found.proven, most), is_flawless=False
+                    )
+                most = self._run(session, meter, self.samples, target, judges=False)
         except ExecutionError:
             # What onnxruntime does not run has no quality.
             return Quality(-math.inf, -math.inf, 0)
-        value = meter.result().value
+        value = min(meter.result().value, most)
         if value >= found.proven:
             return found
         return dataclasses.replace(found, bound=value, is_flawless=False)
@@ -107,22 +121,46 @@ class Judge:
         meter = QualityMeter("sqnr")
         try:
             with self._runtime.session(model) as session:
-                self._run(session, meter, judges=self._is_alone, count=_GLANCE)
+                chosen = self._chosen(judges=self._is_alone)
+                for index, feed, expected in itertools.islice(chosen, _GLANCE):
+                    meter.add(index, feed, expected, session.run(feed))
         except ExecutionError:
             return math.inf
         return float(10 ** (-meter.result().value / 10))
 
+    def _take_in(self, meter: QualityMeter, *, judges: bool) -> None:
+        for index, feed, expected in self._chosen(judges=judges):
+            meter.add(index, feed, expected, expected)
+
     def _run(
-        self, session: Session, meter: QualityMeter, *, judges: bool, count: int | None = None
-    ) -> None:
+        self,
+        session: Session,
+        meter: QualityMeter,
+        total: int,
+        target: float,
+        *,
+        judges: bool,
+    ) -> float:
+        """Run samples as long as ``target`` can be reached with ``total`` of them.
+
+        Returns:
+            What can be reached.
+        """
+        most = math.inf
+        for index, feed, expected in self._chosen(judges=judges):
+            meter.add(index, feed, expected, session.run(feed))
+            most = meter.ceiling(self._best, total)
+            if most < target:
+                break
+        return most
+
+    def _chosen(self, *, judges: bool) -> Iterator[tuple[int, Feed, dict[str, Any]]]:
         pairs = zip(self._samples.feeds(), self._answers(), strict=True)
-        chosen = (
+        return (
             (index, feed, expected)
             for index, (feed, expected) in enumerate(pairs)
             if self._judges(index) == judges
         )
-        for index, feed, expected in itertools.islice(chosen, count):
-            meter.add(index, feed, expected, session.run(feed))
 
 
 def _as_written(original: ir.Model | pathlib.Path, runtime: Runtime) -> Session:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from graphopt.quality import Quality
 from graphopt.report.search import Candidate, Precision, SearchReport
 
-from .auto_bench import AutoBench
+from .auto_builder import AutoBuilder
 from .auto_choice import Choice, Evaluation, Outcome, pareto_front
 
 __all__ = ["report_of"]
@@ -15,7 +15,8 @@ __all__ = ["report_of"]
 
 def report_of(
     outcome: Outcome,
-    bench: AutoBench,
+    builder: AutoBuilder,
+    original_ms: float | None,
     metric: str,
     target: float,
     evidence: Quality,
@@ -26,7 +27,8 @@ def report_of(
 
     Args:
         outcome: What was found.
-        bench: Knows the operators.
+        builder: Knows the operators.
+        original_ms: Latency of the original, if it was measured.
         metric: Name of what quality is measured in.
         target: What was to be kept of it.
         evidence: Quality of the original on the held-out samples.
@@ -46,19 +48,19 @@ def report_of(
         calibration_samples,
         evidence.samples,
         evidence.decisions,
-        _candidate(outcome.best, bench),
-        tuple(_candidate(found, bench) for found in pareto_front(outcome.evaluations)),
-        tuple(_candidate(found, bench) for found in outcome.evaluations),
-        tuple(_precisions(outcome, bench, metric, target)),
+        _candidate(outcome.best, original_ms),
+        tuple(_candidate(found, original_ms) for found in pareto_front(outcome.evaluations)),
+        tuple(_candidate(found, original_ms) for found in outcome.evaluations),
+        tuple(_precisions(outcome, builder, metric, target)),
         len(outcome.evaluations),
         outcome.is_complete,
         tuple(notes),
     )
 
 
-def _candidate(found: Evaluation, bench: AutoBench) -> Candidate:
+def _candidate(found: Evaluation, original_ms: float | None) -> Candidate:
     speed, is_float = found.speed, not found.choice.scheme
-    latency_ms = bench.original_ms if is_float else speed.latency_ms if speed else None
+    latency_ms = original_ms if is_float else speed.latency_ms if speed else None
     return Candidate(
         found.choice.scheme or "float",
         found.choice.kept,
@@ -71,16 +73,16 @@ def _candidate(found: Evaluation, bench: AutoBench) -> Candidate:
 
 
 def _precisions(
-    outcome: Outcome, bench: AutoBench, metric: str, target: float
+    outcome: Outcome, builder: AutoBuilder, metric: str, target: float
 ) -> list[Precision]:
     known = {found.choice: found for found in outcome.evaluations}
     scheme = outcome.best.choice.scheme
     kept = set(outcome.best.choice.kept)
-    could = set(bench.operators([scheme])[scheme]) if scheme else set()
+    could = set(builder.operators([scheme])[scheme]) if scheme else set()
     if not scheme:
         common = _why_all_stay(outcome, target)
     found = []
-    for name, (op_type, decibels) in bench.kept_db().items():
+    for name, (op_type, decibels) in builder.kept_db().items():
         precision = "float"
         if not scheme:
             reason = common

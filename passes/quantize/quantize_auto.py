@@ -42,11 +42,13 @@ from graphopt.quality import Quality
 from graphopt.report.search import SearchReport
 from graphopt.scores import UserMetric, metric_of
 
-from .auto_bench import AutoBench, Scheme
+from .auto_bench import AutoBench
+from .auto_builder import AutoBuilder
 from .auto_choice import Choice, Evaluation, Speed
 from .auto_held_out import HeldOut
 from .auto_journal import Journal
 from .auto_judge import Judge
+from .auto_operators import Scheme
 from .auto_report import report_of
 from .auto_search import Search
 
@@ -107,10 +109,9 @@ class QuantizeAuto(Pass):
         runtime, progress = context.runtime, context.progress
         original = context.original or model
         judge = Judge(original, samples, held_out.judges, metric, runtime, progress)
-        evidence = judge.quality(original)
-        bench = AutoBench(
-            model, context, held_out.calibration, judge, target, recover=self.recover
-        )
+        evidence = judge.evidence
+        builder = AutoBuilder(model, context, held_out.calibration, recover=self.recover)
+        bench = AutoBench(builder, judge, target, context, held_out.calibration)
         journal = Journal(
             bench,
             pathlib.Path(self.journal) if self.journal else context.journal,
@@ -127,7 +128,7 @@ class QuantizeAuto(Pass):
             is_strict=bool(self.journal),
         )
         search = Search(
-            bench.operators(self.schemes),
+            builder.operators(self.schemes),
             target,
             journal,
             _original(model, evidence),
@@ -139,19 +140,20 @@ class QuantizeAuto(Pass):
             progress.track("interrupted: finishing the best so far (again: nothing)")
         report = report_of(
             outcome,
-            bench,
+            builder,
+            bench.original_ms,
             name,
             target,
             evidence,
             held_out.calibrating(judge.samples),
             [*held_out.notes(evidence, target), *journal.notes()],
         )
-        return self._carry_out(outcome.best, bench, report, model, context)
+        return self._carry_out(outcome.best, builder, report, model, context)
 
     def _carry_out(
         self,
         best: Evaluation,
-        bench: AutoBench,
+        builder: AutoBuilder,
         report: SearchReport,
         model: ir.Model,
         context: Context,
@@ -164,10 +166,10 @@ class QuantizeAuto(Pass):
         if not best.choice.scheme or best.speed is None:
             summary = "the original is kept: nothing that keeps the quality is faster"
             return PassResult(model, False, summary, report.to_json())
-        measured = bench.context_for(context.ledger)
+        measured = builder.context_for(context.ledger)
         measured.guards = context.guards
         measured.observers = context.observers
-        modified = bench.run_passes(model, bench.passes(best.choice), measured)
+        modified = builder.run_passes(model, builder.passes(best.choice), measured)
         summary = (
             f"{best.choice.scheme}, {len(best.choice.kept)} operators left in float: "
             f"{report.metric} {best.quality:.5f}, {1 / best.speed.ratio:.2f}x"
