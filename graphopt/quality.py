@@ -112,25 +112,24 @@ class QualityMeter:
         worst = min(found, key=lambda quality: quality.proven, default=None)
         return worst or Quality(1.0, 1.0, self._samples)
 
-    def ceiling(self, best: QualityMeter, count: int) -> float:
-        """Return the figure if the samples to come were answered as ``best`` has them.
+    def ceiling(self, best: QualityMeter, count: int) -> Quality:
+        """Return what would be shown if the samples to come were answered as by ``best``.
 
         Args:
             best: The same metric of the original's own answers, sample by sample.
             count: How many samples there will be.
         """
         if self._is_lost:
-            return -math.inf
+            return self.result()
         whole = QualityMeter(self._metric)
         whole._samples = count
         if self._scores and whole._scores and best._scores:
             seen = self._scores.scores
             whole._scores.scores = seen + best._scores.scores[len(seen) : count]
-            return whole._scores.quality()
         for name, rows in best._rows.items():
             seen_rows = self._rows.get(name, [])
             whole._rows[name] = seen_rows + rows[len(seen_rows) : count]
-        return whole.result().value
+        return whole.result()
 
     def _of_scores(self, meter: ScoreMeter) -> Quality:
         pairs = np.array(meter.scores)

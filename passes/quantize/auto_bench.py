@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from graphopt.calibration.ranges import RangeMethod
+
 from .auto_choice import Choice, Evaluation, Speed
 
 if TYPE_CHECKING:
@@ -15,6 +17,8 @@ if TYPE_CHECKING:
     from .auto_judge import Judge
 
 __all__ = ["AutoBench"]
+
+METHODS: tuple[RangeMethod, ...] = ("minmax", "average", "percentile", "entropy", "mse")
 
 
 class AutoBench:
@@ -45,6 +49,21 @@ class AutoBench:
         self._context = context
         self._calibration = calibration
         self.original_ms: float | None = None
+
+    def choose_method(self) -> None:
+        """Take the range method that does the least to the outputs, all in integer.
+
+        All of them have their ranges from the same statistics: a method costs some runs. Which
+        is best depends on the model, and the error of the single tensors does not tell.
+        """
+        noise: dict[RangeMethod, float] = {}
+        task = self._context.progress.track("precisions: ranges", len(METHODS))
+        for method in METHODS:
+            self._builder.use_method(method)
+            noise[method] = self._judge.noise(self._builder.build(Choice("static")))
+            task.advance()
+        task.close()
+        self._builder.use_method(min(METHODS, key=lambda method: noise[method]))
 
     def harm(self, scheme: str, name: str) -> float:
         """Return what one operator alone does to the outputs, over the work that it saves."""

@@ -11,6 +11,7 @@ import numpy as np
 import onnx_ir as ir
 
 from graphopt.calibration.collect import collect
+from graphopt.calibration.ranges import RangeMethod
 from graphopt.calibration.statistics import TensorStatistics
 from graphopt.ledger import Ledger
 from graphopt.passbase import Context, Pass
@@ -44,12 +45,14 @@ class AutoBuilder:
 
     Attributes:
         original: The original.
+        method: How static quantization chooses the range of an activation.
     """
 
     def __init__(
         self, model: ir.Model, context: Context, calibration: Samples, *, recover: bool
     ) -> None:
         self.original = model
+        self.method: RangeMethod = "minmax"
         self._context = context
         self._calibration = calibration
         self._recover = recover
@@ -82,6 +85,11 @@ class AutoBuilder:
         """
         most = max(op.work for op in self._operators)
         return next(op.work for op in self._operators if op.name == name) or most or 1.0
+
+    def use_method(self, method: RangeMethod) -> None:
+        """Build with another range method from now on."""
+        self.method = method
+        self._models.clear()
 
     def kept_db(self) -> dict[str, tuple[str, float]]:
         """Return operator -> its type, and how many dB its product keeps in integer."""
@@ -152,7 +160,7 @@ class AutoBuilder:
 
     def _quantizer(self, scheme: str, kept: tuple[str, ...]) -> Pass:
         if scheme == "static":
-            return QuantizeStatic(exclude=kept)
+            return QuantizeStatic(exclude=kept, method=self.method)
         return QuantizeDynamic(exclude=kept)
 
     def _observe(self) -> dict[str, TensorStatistics]:

@@ -21,7 +21,7 @@ __all__ = ["Journal"]
 
 logger = logging.getLogger(__name__)
 
-VERSION = 3
+VERSION = 4
 
 
 class Journal:

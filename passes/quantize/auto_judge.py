@@ -99,15 +99,14 @@ class Judge:
                 limit = -math.inf if is_whole else target
                 most = self._run(session, meter, self.evidence.samples, limit, judges=True)
                 found = meter.result()
-                if min(found.proven, most) < target:
-                    return dataclasses.replace(
-                        found, bound=min(found.proven, most), is_flawless=False
-                    )
+                shown = min(found.proven, most.proven)
+                if shown < target:
+                    return dataclasses.replace(found, bound=shown, is_flawless=False)
                 most = self._run(session, meter, self.samples, target, judges=False)
         except ExecutionError:
             # What onnxruntime does not run has no quality.
             return Quality(-math.inf, -math.inf, 0)
-        value = min(meter.result().value, most)
+        value = min(meter.result().value, most.value)
         if value >= found.proven:
             return found
         return dataclasses.replace(found, bound=value, is_flawless=False)
@@ -140,17 +139,19 @@ class Judge:
         target: float,
         *,
         judges: bool,
-    ) -> float:
+    ) -> Quality:
         """Run samples as long as ``target`` can be reached with ``total`` of them.
 
+        It is held against what they show, or, for those that calibrate, their figure.
+
         Returns:
-            What can be reached.
+            What they show at best.
         """
-        most = math.inf
+        most = self.evidence
         for index, feed, expected in self._chosen(judges=judges):
             meter.add(index, feed, expected, session.run(feed))
             most = meter.ceiling(self._best, total)
-            if most < target:
+            if (most.proven if judges else most.value) < target:
                 break
         return most
 

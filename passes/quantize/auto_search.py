@@ -136,20 +136,31 @@ class Search:
         return self._found[choice]
 
     def _time(self) -> None:
-        """Measure the speed of what keeps the quality and has not been measured.
+        """Measure the speed of what keeps the quality with the fewest operators in float.
 
-        And of what is all in integer, so that one sees what the quality costs.
+        And of what is all in integer, so that one sees what the quality costs. The fewer there
+        are, the better each is known.
         """
         waiting = [
             choice
             for choice, found in self._found.items()
-            if found.speed is None and (self._keeps(found) or not choice.kept)
+            if found.speed is None and (not choice.kept or self._is_least(found))
         ]
         if waiting:
             with self._phase(f"measuring {len(waiting)} of them", None):
                 speeds = self._measure.speeds(waiting)
             for choice, speed in zip(waiting, speeds, strict=True):
                 self._found[choice] = dataclasses.replace(self._found[choice], speed=speed)
+
+    def _is_least(self, evaluation: Evaluation) -> bool:
+        """Whether it keeps the quality, and nothing that does has more of it in integer."""
+        kept = set(evaluation.choice.kept)
+        return self._keeps(evaluation) and not any(
+            other.choice.scheme == evaluation.choice.scheme
+            and kept > set(other.choice.kept)
+            and self._keeps(other)
+            for other in self._found.values()
+        )
 
     def _rank(self, scheme: str) -> list[str]:
         """Return the operators, the one to leave behind first at the front."""

@@ -6,7 +6,8 @@ for the operators chosen; nothing, where no choice is faster than the original.
 The choice is made by running the model, not by a model of it: quality on samples that ranges
 were not taken from (every second one), latency next to the original's in onnxruntime. What
 the target is held against is not the figure but the bound that the number of these samples
-shows with 95 % confidence (``graphopt.quality``). Where not
+shows with 95 % confidence (``graphopt.quality``). Ranges come by the method that, with all
+in integer, does the least to the outputs. Where not
 everything can be integer, operators are ranked by what each alone does to the outputs for the
 work it saves, on samples that do not judge; bisection finds how many at the front of the
 ranking must stay in float; then operators are taken back, many at a time. What is found first
@@ -44,7 +45,7 @@ from graphopt.scores import UserMetric, metric_of
 
 from .auto_bench import AutoBench
 from .auto_builder import AutoBuilder
-from .auto_choice import Choice, Evaluation, Speed
+from .auto_choice import Choice, Evaluation, Outcome, Speed
 from .auto_held_out import HeldOut
 from .auto_journal import Journal
 from .auto_judge import Judge
@@ -112,6 +113,9 @@ class QuantizeAuto(Pass):
         evidence = judge.evidence
         builder = AutoBuilder(model, context, held_out.calibration, recover=self.recover)
         bench = AutoBench(builder, judge, target, context, held_out.calibration)
+        operators = builder.operators(self.schemes)
+        if operators.get("static"):
+            bench.choose_method()
         journal = Journal(
             bench,
             pathlib.Path(self.journal) if self.journal else context.journal,
@@ -128,7 +132,7 @@ class QuantizeAuto(Pass):
             is_strict=bool(self.journal),
         )
         search = Search(
-            builder.operators(self.schemes),
+            operators,
             target,
             journal,
             _original(model, evidence),
@@ -146,7 +150,7 @@ class QuantizeAuto(Pass):
             target,
             evidence,
             held_out.calibrating(judge.samples),
-            [*held_out.notes(evidence, target), *journal.notes()],
+            [*held_out.notes(evidence, target), *_ranges(outcome, builder), *journal.notes()],
         )
         return self._carry_out(outcome.best, builder, report, model, context)
 
@@ -193,6 +197,14 @@ class QuantizeAuto(Pass):
     @staticmethod
     def _name(metric: str | UserMetric) -> str:
         return metric if isinstance(metric, str) else metric.name
+
+
+def _ranges(outcome: Outcome, builder: AutoBuilder) -> list[str]:
+    if outcome.best.choice.scheme != "static" or builder.method == "minmax":
+        return []
+    return [
+        f"ranges by {builder.method}: all in integer it does less to the outputs than minmax"
+    ]
 
 
 def _original(model: ir.Model, evidence: Quality) -> Evaluation:

@@ -165,9 +165,9 @@ def test_ceiling_is_the_figure_were_the_rest_answered_as_by_the_original(metric:
         whole.add(index, {}, {"y": reference}, {"y": found})
         if index < 3:
             part.add(index, {}, {"y": reference}, {"y": found})
-    assert part.ceiling(best, 8) == whole.result().value
-    assert part.ceiling(best, 3) == part.result().value
-    assert part.ceiling(best, 8) > part.result().value
+    assert part.ceiling(best, 8) == whole.result()
+    assert part.ceiling(best, 3) == part.result()
+    assert part.ceiling(best, 8).value > part.result().value
 
 
 def test_ceiling_of_a_metric_of_the_users_and_of_what_is_lost() -> None:
@@ -179,9 +179,9 @@ def test_ceiling_of_a_metric_of_the_users_and_of_what_is_lost() -> None:
     for index in range(4):
         best.add(index, {}, one, one)
     part.add(0, {}, one, half)
-    assert part.ceiling(best, 4) == 0.875
+    assert part.ceiling(best, 4).value == 0.875
     part.add(1, {}, one, {"y": np.array([np.nan])})
-    assert part.ceiling(best, 4) == -math.inf
+    assert part.ceiling(best, 4).value == -math.inf
 
 
 def test_sums_of_a_large_output_are_those_of_its_parts() -> None:

@@ -92,6 +92,22 @@ def test_result_has_the_quality_that_was_measured(context: Context) -> None:
     assert cosine == pytest.approx(best(result)["quality"], abs=2e-4)
 
 
+@pytest.mark.usefixtures("twice_as_fast")
+def test_range_method_is_chosen_by_what_it_does_to_the_outputs(context: Context) -> None:
+    rng = np.random.default_rng(0)
+    arrays = rng.standard_normal((24, 64, 32)).astype(np.float32)
+    arrays[22, 0, 0] = 300  # minmax leaves a few of the 256 integers to all the others
+    context.samples = Samples.from_feeds([{"x": x} for x in arrays])
+    model = load_with_weights(MLP, *"ABC")
+    result = graphs.apply(
+        model, QuantizeAuto(target=0.5, schemes=("static",), recover=False), context
+    )
+    (note,) = result.details["notes"]
+    assert note.startswith("ranges by ")
+    assert "than minmax" in note
+    assert array_of(model, "x_scale") < 300 / 255
+
+
 def test_original_is_kept_where_integers_are_slower(
     context: Context, monkeypatch: pytest.MonkeyPatch
 ) -> None:
