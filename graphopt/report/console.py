@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import collections
 import contextlib
 import dataclasses
 from collections.abc import Iterator, Sequence
@@ -14,6 +13,7 @@ import rich.progress
 import rich.table
 import rich.text
 
+from graphopt.report.skips import group_skips
 from graphopt.report.summary import macs_label
 
 if TYPE_CHECKING:
@@ -166,26 +166,22 @@ def skip_table(ledger: Ledger, limit: int = 12) -> rich.table.Table | None:
     Only passes that were asked to change weights are shown: that a rule of a simplification
     did not match somewhere is no news.
     """
-    counts: collections.Counter[tuple[str, str, str]] = collections.Counter()
-    example: dict[tuple[str, str, str], str] = {}
-    for skip in ledger.skips:
-        # The reasons of a search stand in a table of their own.
-        if skip.pass_name == "quantize-auto":
-            continue
-        if skip.pass_name.startswith(("quantize", "prune")):
-            key = (skip.pass_name, skip.op_type or "-", skip.reason)
-            counts[key] += 1
-            example.setdefault(key, skip.anchor)
-    if not counts:
+    # The reasons of a search stand in a table of their own.
+    rows = [
+        row
+        for row in group_skips(ledger.skips)
+        if row.pass_name.startswith(("quantize", "prune")) and row.pass_name != "quantize-auto"
+    ]
+    if not rows:
         return None
     table = _table("left alone by", "operator", "count", "for example", "why")
     for index in (1, 3, 4):
         table.columns[index].justify = "left"
-    for key, count in counts.most_common(limit):
-        pass_name, op_type, reason = key
-        table.add_row(pass_name, op_type, str(count), example[key], rich.text.Text(reason))
-    if len(counts) > limit:
-        table.add_row("…", "", str(len(counts) - limit), "", "more reasons: see --json")
+    for row in rows[:limit]:
+        reason = rich.text.Text(row.reason)
+        table.add_row(row.pass_name, row.op_type or "-", str(row.count), row.anchor, reason)
+    if len(rows) > limit:
+        table.add_row("…", "", str(len(rows) - limit), "", "more reasons: see --json")
     return table
 
 

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import collections
 import contextlib
 import math
 import os
 from typing import TYPE_CHECKING
 
+from graphopt.report.skips import group_skips
 from graphopt.runtime import Runtime
 
 from .cards import cards_of, verdict_of
-from .content import Content, OutputRow, RewriteRow, SkipRow
+from .content import Content, OutputRow, RewriteRow
 from .facts import facts_of
 from .graph_rows import graph_rows, inferred, states
 from .layers import layer_rows
@@ -54,7 +54,7 @@ def collect(result: Result, progress: Progress | None, command: str) -> Content:
         before=graph_rows(origin.model, before, touches, shape_of[0]),
         after=graph_rows(result.model, after, touches, shape_of[1]),
         rewrites=tuple(map(_rewrite, result.ledger.applications)),
-        skips=tuple(_skips(result)),
+        skips=tuple(group_skips(result.ledger.skips)),
         facts=tuple(facts_of(result, command)),
     )
 
@@ -101,13 +101,3 @@ def _rewrite(entry: Application) -> RewriteRow:
         - sum(weight.size_bytes for weight in entry.weights_removed),
         entry.undone,
     )
-
-
-def _skips(result: Result) -> list[SkipRow]:
-    counts: collections.Counter[tuple[str, str, str]] = collections.Counter()
-    first: dict[tuple[str, str, str], str] = {}
-    for skip in result.ledger.skips:
-        key = (skip.pass_name, skip.op_type, skip.reason)
-        counts[key] += 1
-        first.setdefault(key, skip.anchor)
-    return [SkipRow(*key, count, first[key]) for key, count in counts.most_common()]

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+from graphopt.report.skips import SkipRow
+
 from .graph_rows import GraphContent
 
 __all__ = [
@@ -18,7 +20,6 @@ __all__ = [
     "RewriteRow",
     "SampleRow",
     "SearchPoint",
-    "SkipRow",
     "StepPart",
     "StepRow",
 ]
@@ -237,17 +238,6 @@ class RewriteRow:
     changed: tuple[str, ...]
     bytes_delta: int
     undone: str
-
-
-@dataclasses.dataclass(frozen=True)
-class SkipRow:
-    """What was left alone, and why; ``count`` places, ``anchor`` the first of them."""
-
-    pass_name: str
-    op_type: str
-    reason: str
-    count: int
-    anchor: str
 
 
 @dataclasses.dataclass(frozen=True)
