@@ -30,8 +30,9 @@ class Group(click.Group):
             sys.exit(EXIT_USAGE)
         except click.ClickException as error:
             _fail("usage", error.format_message(), EXIT_USAGE, as_json)
-        except click.exceptions.Abort:
-            _fail("interrupted", "stopped; nothing was written.", 130, as_json)
+        except click.exceptions.Abort as error:
+            text = str(error) or "stopped; nothing was written."
+            _fail("interrupted", text, 130, as_json)
         except GraphoptError as error:
             if _debug():
                 traceback.print_exc()

@@ -14,7 +14,7 @@ import click
 
 from graphopt.cli.options import PATH, data_options, read_options, read_samples
 from graphopt.debug.script import output_file
-from graphopt.errors import ValidationError
+from graphopt.errors import OutputError, ValidationError
 
 if TYPE_CHECKING:
     from graphopt.api import Result
@@ -116,9 +116,10 @@ def optimize(model: pathlib.Path, output: pathlib.Path, **given: Any) -> int:
             # What went wrong is best seen in the report.
             _write_report(error.result, given["report"], progress)
             raise
-        _write_report(result, given["report"], progress)
-    if given["trace"]:
-        timing.write_trace(given["trace"])
+        with _after_writing(output):
+            _write_report(result, given["report"], progress)
+            if given["trace"]:
+                timing.write_trace(given["trace"])
     if given["as_json"]:
         click.echo(json.dumps(result_to_json(result), indent=2))
     else:
@@ -143,6 +144,18 @@ def _check_places(model: pathlib.Path, output: pathlib.Path, given: dict[str, An
         other = taken.setdefault(path.resolve(), name)
         if other != name and (other, name) != ("-o", "MODEL"):
             raise click.UsageError(f"{other} and {name} are the same file: {path}.")
+
+
+@contextlib.contextmanager
+def _after_writing(output: pathlib.Path) -> Iterator[None]:
+    """Let an error or an interrupt of the block say that the result is there."""
+    try:
+        yield
+    except OutputError as error:
+        case = error.code.rpartition("/")[2]
+        raise OutputError(case, f"{output} was written, but {error.message}") from error
+    except KeyboardInterrupt:
+        raise click.Abort(f"stopped; {output} was written.") from None
 
 
 def _write_report(result: Result | None, path: pathlib.Path | None, progress: Any) -> None:

@@ -13,6 +13,7 @@ from graphopt.diff import Snapshot, diff
 from graphopt.errors import OutputError
 from graphopt.ledger import Application
 from graphopt.manager import Step
+from graphopt.model_io.staging import write_file
 from graphopt.passbase import Pass
 
 __all__ = ["DumpChanged", "DumpRewrites"]
@@ -49,7 +50,7 @@ class DumpChanged:
         self._write(model, stem)
         text = f"# {previous.label}: {previous.result.summary}\n{diff(self._before, after)}"
         path = self.folder / f"{stem}.diff"
-        path.write_text(text, encoding="utf-8")
+        write_file(path, text.encode())
         self.written.append(path)
         self._before = after
 
@@ -88,7 +89,7 @@ class DumpRewrites:
         stem = f"{entry.number:04}_{_file_name(f'{entry.pass_name}_{entry.rule}')}"
         after = Snapshot.of(model)
         text = f"# {entry.summary()}\n{diff(self._before, after)}"
-        (self.folder / f"{stem}.diff").write_text(text, encoding="utf-8")
+        write_file(self.folder / f"{stem}.diff", text.encode())
         model_io.save(model, self.folder / f"{stem}.onnx")
         self._before = after
 

@@ -12,6 +12,7 @@ from typing import Any
 import onnx_ir as ir
 
 from graphopt.manager import Step
+from graphopt.model_io.staging import write_file
 from graphopt.passbase import Pass
 
 __all__ = ["Measurement", "Timing"]
@@ -88,6 +89,9 @@ class Timing:
         """Write the passes as a Chrome trace (open it in ``chrome://tracing`` or Perfetto).
 
         Format: https://github.com/catapult-project/catapult (Trace Event Format, JSON object).
+
+        Raises:
+            OutputError: ``path`` cannot be written.
         """
         origin = self.measurements[0].started_s if self.measurements else 0.0
         events: list[dict[str, Any]] = []
@@ -111,7 +115,7 @@ class Timing:
                 counter = {"ph": "C", "name": name, "ts": end, "args": {name: arguments[name]}}
                 events.append({**common, **counter})
         data = {"traceEvents": events, "displayTimeUnit": "ms"}
-        pathlib.Path(path).write_text(json.dumps(data, indent=1), encoding="utf-8")
+        write_file(pathlib.Path(path), json.dumps(data, indent=1).encode())
 
 
 def _size_of(model: ir.Model) -> tuple[int, int]:

@@ -14,7 +14,13 @@ from collections.abc import Iterator, Sequence
 
 from graphopt.errors import OutputError
 
-__all__ = ["check_destination", "move_into_place", "reporting", "staging_folder"]
+__all__ = [
+    "check_destination",
+    "move_into_place",
+    "reporting",
+    "staging_folder",
+    "write_file",
+]
 
 _PREFIX = ".graphopt-stage-"
 _CASES = {
@@ -118,6 +124,20 @@ def move_into_place(
         os.replace(file, folder / file.name)
     if durable:
         _sync(folder)
+
+
+def write_file(path: pathlib.Path, content: bytes) -> None:
+    """Write a file that is no model, whole or not at all.
+
+    Raises:
+        OutputError: It cannot be written.
+    """
+    with reporting(path):
+        check_destination(path)
+        with staging_folder(path.parent) as folder:
+            file = folder / path.name
+            file.write_bytes(content)
+            move_into_place([file], path.parent, durable=False)
 
 
 def _sync(path: pathlib.Path) -> None:

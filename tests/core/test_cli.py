@@ -2,9 +2,12 @@
 
 import json
 import logging
+import os
 import pathlib
+import signal
 import subprocess
 import sys
+import time
 
 import click.testing
 import graphs
@@ -13,8 +16,10 @@ import onnx
 import onnx_ir as ir
 import pytest
 
+from graphopt.api import Result
 from graphopt.cli import main
 from graphopt.errors import EXIT_INVALID, EXIT_USAGE
+from graphopt.instruments import Timing
 
 MODEL = """g (float[N, 4] x) => (float[N, 3] y)
     <float[4, 3] w = {1, 0, 0, 0, 1, 0, 0, 0, 1, 1, 2, 3}, float[3] a = {1, 2, 3},
@@ -97,6 +102,61 @@ def test_a_bad_place_is_refused_before_any_work(
     assert said in result.stderr
     assert model.read_bytes() == before
     assert [path.name for path in model.parent.iterdir()] == ["model.onnx"]
+
+
+@pytest.mark.parametrize("option", ["--report", "--trace"])
+def test_that_the_result_was_written_is_said_where_more_goes_wrong(
+    model: pathlib.Path, monkeypatch: pytest.MonkeyPatch, option: str
+) -> None:
+    output, pipe = model.with_name("out.onnx"), model.with_name("pipe")
+    os.mkfifo(pipe)
+
+    result = call("optimize", model, "-o", output, "--no-measure", option, pipe)
+
+    assert result.exit_code == EXIT_USAGE
+    (line,) = result.stderr.splitlines()
+    assert line.startswith(
+        f"graphopt: error [output/not-a-file]: {output} was written, but {pipe}"
+    )
+    assert output.exists()
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Result, "report", stop)
+    monkeypatch.setattr(Timing, "write_trace", stop)
+    place = model.with_name("place")
+    result = call("optimize", model, "-o", output, "--no-measure", option, place)
+    assert result.exit_code == 130
+    assert result.stderr.splitlines()[-1] == (
+        f"graphopt: error [interrupted]: stopped; {output} was written."
+    )
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+def test_a_signal_leaves_nothing_behind(model: pathlib.Path, number: signal.Signals) -> None:
+    folder, temporary = model.parent, model.parent / "temporary"
+    temporary.mkdir()
+    command = [sys.executable, "-m", "graphopt", "optimize", str(model), "-o", "out.onnx"]
+    process = subprocess.Popen(
+        command,
+        cwd=folder,
+        env={**os.environ, "TMPDIR": str(temporary)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    while process.poll() is None and not list(folder.glob(".graphopt-*")):
+        time.sleep(0.01)
+    process.send_signal(number)
+    out, words = process.communicate(timeout=60)
+
+    assert process.returncode == 128 + number
+    assert not out
+    assert words.splitlines()[-1].startswith("graphopt: error [")
+    assert "Traceback" not in words
+    assert sorted(path.name for path in folder.iterdir()) == ["model.onnx", "temporary"]
+    assert not list(temporary.iterdir())
 
 
 def test_optimize_in_place(model: pathlib.Path) -> None:

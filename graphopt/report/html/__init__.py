@@ -38,9 +38,5 @@ def write_report(
     destination = pathlib.Path(path)
     with staging.reporting(destination):
         staging.check_destination(destination)
-        page = render(collect(result, progress, command))
-        with staging.staging_folder(destination.parent) as folder:
-            file = folder / destination.name
-            file.write_bytes(page)
-            staging.move_into_place([file], destination.parent, durable=False)
+    staging.write_file(destination, render(collect(result, progress, command)))
     return destination
