@@ -1,44 +1,31 @@
-"""Milliseconds of a model as a function of how much each group keeps, measured.
+"""A target of measured time: a table of what groups save, and plans that are measured.
 
-Each group is cut alone to a few counts, and the smaller models run in turn with the whole one;
-what that says is weighed against what the multiplications say, by the noise of the
-measurement. What several cuts save together is not the sum of what each saves, so a plan made
-from the table is measured itself, and the target that it was made for is corrected.
+Groups that are alike (the layers of a transformer, the blocks of a stage) are cut together, so
+that what they save stands out from the noise; each saves its share of it. What is measured is
+weighed against what the multiplications say. What cuts of different groups save together is
+not the sum of what each saves, so plans made from the table are measured themselves, and the
+share that is asked of the table is corrected until the measured one is near the target.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import pathlib
-import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
-import onnx_ir as ir
 
-from graphopt import model_io
-from graphopt.analysis.coupling.graph import analyse
-from graphopt.analysis.coupling.groups import Dimensions, find_groups
-from graphopt.ledger import Ledger
-from graphopt.passbase import Context
-from graphopt.rewriter import Rewriter
+from graphopt.analysis.coupling.groups import Dimensions
 from graphopt.runtime import Latency
-from graphopt.samples import Samples
 
-from .budget import Savings
-from .compaction import Compactor
+from .allocation import Limits, allowed_counts
+from .budget import Savings, options_of, solve
 from .ranking import Ranking
+from .stopwatch import Stopwatch
 
-__all__ = ["Stopwatch", "believed", "fit_to_latency"]
+__all__ = ["alike", "believed", "fit_to_latency", "interpolated", "within_latency"]
 
 SHARES = (0.75, 0.5, 0.25)
 """Shares of a group that are measured; in between the time is taken to be linear."""
-
-TOGETHER = 6
-"""Models that are measured in turn: more would not stay in the caches of a CPU anyway."""
-
-TRIES = 6
-"""Plans that are measured until one is close to the target."""
 
 DOUBT = 0.5
 """Standard deviation of what multiplications say about time, as a share of it.
@@ -47,118 +34,119 @@ Two of them reach from nothing (what is cut waits for memory) to twice as much (
 cache). Chosen by that, not measured; the plans that are measured later correct the rest.
 """
 
+TRIES = 8
+"""Plans that are measured until one is close to the target."""
+
 CLOSE = 0.02
 """A plan this close to the target is good enough; measurements repeat within 1 to 3 %."""
 
+STEP = 3.0
+"""The table is taken to be wrong by no more than this factor at a time."""
 
-class Stopwatch:
-    """Measures cut models against the whole one.
+
+def within_latency(
+    stopwatch: Stopwatch,
+    dimensions: Dimensions,
+    rankings: Sequence[Ranking],
+    limits: Limits,
+    target: float,
+) -> dict[str, int]:
+    """Return how many indices each group keeps so that a run takes ``target`` of its time.
 
     Args:
-        model: The model, before anything is cut.
-        dimensions: Its groups.
-        context: Gives the runtime, the samples (synthetic ones where there are none) and the
-            progress.
-        untie: Option of the analysis that ``dimensions`` come from.
-        repetitions: Rounds of each measurement.
+        stopwatch: What times are measured with.
+        dimensions: The groups of the model.
+        rankings: Which indices go from each group.
+        limits: What may be cut, and how far.
+        target: Time as a share of the whole model's. If no plan is faster than the whole
+            model, nothing is cut.
     """
+    table = _table(stopwatch, dimensions, rankings, limits)
+    options = {
+        one.group.name: options_of(one, interpolated(one, table[one.group.name]), limits)
+        for one in rankings
+    }
+    savings = {name: {one.kept: one.saving for one in mine} for name, mine in options.items()}
 
-    def __init__(
-        self,
-        model: ir.Model,
-        dimensions: Dimensions,
-        context: Context,
-        untie: bool,
-        repetitions: int = 15,
-    ) -> None:
-        self._model = model
-        self._dimensions = dimensions
-        self._context = context
-        self._untie = untie
-        self._repetitions = repetitions
-        samples = context.samples or Samples.synthetic(
-            model_io.input_specs(model), seed=context.seed
-        )
-        self._feed = next(iter(samples.feeds()))
+    def predicted(kept: Mapping[str, int]) -> float:
+        return 1.0 - sum(savings[name][count] for name, count in kept.items())
 
-    def table(
-        self,
-        rankings: Sequence[Ranking],
-        counts: Callable[[Ranking], Sequence[int]],
-        expected: Mapping[str, Savings],
-    ) -> dict[str, dict[int, float]]:
-        """Return group -> count -> share of the time that keeping so many saves.
+    task = stopwatch.progress.track("measuring plans", TRIES)
 
-        Args:
-            rankings: Which indices go from each group.
-            counts: Which counts to measure.
-            expected: Group -> what each count should save by its multiplications.
-        """
-        cuts = [(one, kept) for one in rankings for kept in counts(one)]
-        task = self._context.progress.track("measuring cuts", len(cuts))
-        found: dict[str, dict[int, float]] = {one.group.name: {} for one in rankings}
-        with tempfile.TemporaryDirectory(prefix="graphopt-") as folder:
-            whole = pathlib.Path(folder) / "whole.onnx"
-            model_io.save(self._model, whole)
-            for start in range(0, len(cuts), TOGETHER):
-                part = cuts[start : start + TOGETHER]
-                paths = []
-                for number, (one, kept) in enumerate(part):
-                    path = pathlib.Path(folder) / str(number) / "cut.onnx"
-                    path.parent.mkdir(exist_ok=True)
-                    self._save_cut(one, kept, path)
-                    paths.append(path)
-                timed = self._time(whole, paths, self._repetitions)
-                for (one, kept), latency in zip(part, timed, strict=True):
-                    name = one.group.name
-                    found[name][kept] = believed(latency, expected[name](kept))
-                    task.advance()
-        task.close()
-        return found
-
-    def _save_cut(self, ranking: Ranking, kept: int, path: pathlib.Path) -> None:
-        """Write the model with one group cut; the model itself is cut and put back."""
-
-        def keep(model: ir.Model, entry: object) -> str:
-            del entry
-            model_io.save(model, path)
-            return "measured"
-
-        rewriter = Rewriter(self._model, "measure", Ledger(), [keep])
-        removed = ranking.removed(ranking.group.size - kept)
-        Compactor(self._dimensions, rewriter).cut(ranking.group, removed)
-
-    def _time(
-        self, whole: pathlib.Path, others: Sequence[pathlib.Path], repetitions: int
-    ) -> list[Latency]:
-        runtime = self._context.runtime
-        return runtime.latency([whole, *others], self._feed, repetitions, max_seconds=40)[1:]
-
-    def measure(self, rankings: Sequence[Ranking], kept: Mapping[str, int]) -> float:
-        """Return the time of the model cut as said, as a share of the whole one's."""
-        copy = self._model.clone()
-        dimensions = find_groups(analyse(copy, self._untie))
-        by_name = {group.name: group for group in dimensions.groups}
-        rewriter = Rewriter(copy, "measure", Ledger())
-        compactor = Compactor(dimensions, rewriter)
-        for one in rankings:
-            count = one.group.size - kept[one.group.name]
-            if count:
-                compactor.cut(by_name[one.group.name], one.removed(count))
-        with tempfile.TemporaryDirectory(prefix="graphopt-") as folder:
-            paths = [pathlib.Path(folder) / name for name in ("whole.onnx", "cut.onnx")]
-            model_io.save(self._model, paths[0])
-            model_io.save(copy, paths[1])
-            # One plan is worth more rounds than one entry of the table.
-            (found,) = self._time(paths[0], paths[1:], 2 * self._repetitions)
+    def measure(kept: dict[str, int]) -> float:
+        # One plan is worth more rounds than one entry of the table.
+        (found,) = stopwatch.measure(rankings, [kept], effort=2)
+        task.advance()
         return found.ratio
+
+    reached = fit_to_latency(target, lambda aim: solve(options, predicted, aim), measure)
+    task.close()
+    if reached.ratio >= 1:
+        return {one.group.name: one.group.size for one in rankings}
+    return reached.kept
+
+
+def _table(
+    stopwatch: Stopwatch, dimensions: Dimensions, rankings: Sequence[Ranking], limits: Limits
+) -> dict[str, dict[int, float]]:
+    """Return group -> count -> share of the time that keeping so many saves."""
+    classes = alike(dimensions, rankings)
+    task = stopwatch.progress.track("measuring cuts", len(classes))
+    table: dict[str, dict[int, float]] = {}
+    for some in classes:
+        names = [one.group.name for one in some]
+        counts = _counts(some[0], limits)
+        plans = [dict.fromkeys(names, count) for count in counts]
+        found = stopwatch.measure(rankings, plans)
+        row = {
+            count: believed(latency, _counted(dimensions, some, count)) / len(some)
+            for count, latency in zip(counts, found, strict=True)
+        }
+        table.update(dict.fromkeys(names, row))
+        task.advance()
+    task.close()
+    return table
+
+
+def alike(dimensions: Dimensions, rankings: Iterable[Ranking]) -> list[list[Ranking]]:
+    """Divide groups into classes that save the same time: same shapes, same work."""
+    found: dict[object, list[Ranking]] = {}
+    for one in rankings:
+        shapes = sorted(
+            (node.op_type, member.axis, *member.site.tensor.shape.numpy())
+            for member in one.group.members
+            for node, _ in member.site.uses
+        )
+        work = _counted(dimensions, [one], one.group.size - len(one.order))
+        key = (one.group.size, len(one.order), work, tuple(shapes))
+        found.setdefault(key, []).append(one)
+    return list(found.values())
+
+
+def _counts(ranking: Ranking, limits: Limits) -> list[int]:
+    """Return the counts that are measured."""
+    allowed = allowed_counts(ranking.group, limits)
+    near = {
+        min(allowed, key=lambda kept: abs(kept - share * ranking.group.size))
+        for share in SHARES
+    }
+    return sorted(near)
+
+
+def _counted(dimensions: Dimensions, rankings: Iterable[Ranking], kept: int) -> float:
+    """Return the share of the multiplications that is saved if each keeps ``kept``."""
+    dead = np.zeros(dimensions.atom_count, bool)
+    whole = dimensions.multiplications(dead) or 1
+    for one in rankings:
+        dead[one.group.atoms[one.removed(one.group.size - kept)]] = True
+    return 1.0 - dimensions.multiplications(dead) / whole
 
 
 def believed(measured: Latency, expected: float) -> float:
     """Return the share of the time that a cut saves, from a measurement and an expectation.
 
-    Both are weighted by how well they are known. One group of many saves a hundredth, which
-    drowns in the noise of a busy machine; on a quiet one the measurement decides.
+    Both are weighted by how well they are known: what drowns in the noise of a busy machine is
+    taken from the multiplications; on a quiet one the measurement decides.
     """
     low, high = measured.ratio_quartiles
     # Standard error of a median (McGill, Tukey & Larsen 1978).
@@ -168,15 +156,30 @@ def believed(measured: Latency, expected: float) -> float:
     return float(share * (1.0 - measured.ratio) + (1.0 - share) * expected)
 
 
+def interpolated(ranking: Ranking, measured: Mapping[int, float]) -> Savings:
+    """Return savings between what was measured; a cut that seems to cost time saves none."""
+    size = ranking.group.size
+    counts = sorted({**measured, size: 0.0})
+    known = [max(measured.get(count, 0.0), 0.0) for count in counts]
+    if counts[0] > 1 and len(counts) > 1:
+        slope = (known[0] - known[-1]) / (counts[-1] - counts[0])
+        counts, known = [0, *counts], [known[0] + slope * counts[0], *known]
+    # More removed never saves less.
+    known = np.maximum.accumulate(known[::-1])[::-1].tolist()
+    return lambda kept: float(np.interp(kept, counts, known))
+
+
 @dataclasses.dataclass(frozen=True)
 class Reached:
     """A plan that was measured.
 
     Attributes:
+        aim: The share of the time that it should take by the table.
         kept: Group -> how many indices it keeps.
         ratio: Its time as a share of the whole model's.
     """
 
+    aim: float
     kept: dict[str, int]
     ratio: float
 
@@ -188,33 +191,45 @@ def fit_to_latency(
 ) -> Reached:
     """Return the measured plan that is closest to ``target`` and, if possible, not above it.
 
+    The target lies between an aim that is too slow and one that is fast enough, and every step
+    brings the two together, however wrong the table is: plans of a lower aim cut more.
+
     Args:
         target: Time as a share of the whole model's.
         plan_for: Makes a plan that should take a given share, from the table.
-        measure: Measures a plan.
+        measure: Measures a plan; called ``TRIES`` times at most, never twice with one plan.
     """
-    tried = list(_tries(target, plan_for, measure))
+    tried: list[Reached] = []
+    ratios: dict[tuple[int, ...], float] = {}
+    aim = target
+    # A plan that comes again costs no measurement, but it says where the next is not.
+    for _ in range(3 * TRIES):
+        kept = plan_for(aim)
+        key = tuple(kept.values())
+        if key not in ratios:
+            if len(ratios) == TRIES:
+                break
+            ratios[key] = measure(kept)
+        tried.append(Reached(aim, kept, ratios[key]))
+        if abs(ratios[key] / target - 1) <= CLOSE:
+            break
+        aim = _next_aim(target, tried)
     met = [one for one in tried if one.ratio <= target * (1 + CLOSE)]
     if met:
         return max(met, key=lambda one: one.ratio)
     return min(tried, key=lambda one: one.ratio)
 
 
-def _tries(
-    target: float,
-    plan_for: Callable[[float], dict[str, int]],
-    measure: Callable[[dict[str, int]], float],
-) -> Iterator[Reached]:
-    aim, seen = target, set[tuple[int, ...]]()
-    for _ in range(TRIES):
-        kept = plan_for(aim)
-        if tuple(kept.values()) in seen:
-            return
-        seen.add(tuple(kept.values()))
-        ratio = measure(kept)
-        yield Reached(kept, ratio)
-        if abs(ratio / target - 1) <= CLOSE:
-            return
+def _next_aim(target: float, tried: Sequence[Reached]) -> float:
+    whole = Reached(1.0, {}, 1.0)
+    slow = min((one for one in [whole, *tried] if one.ratio > target), key=lambda r: r.aim)
+    fast = max(
+        (one for one in tried if one.ratio <= target), key=lambda r: r.aim, default=None
+    )
+    if fast is None:
         # The table is wrong about what is saved by a factor, more or less.
-        wrong = (1 - target) / max(1 - ratio, 0.01)
-        aim = float(np.clip(1 - (1 - aim) * wrong, 0.01, 0.999))
+        wrong = (1 - target) / max(1 - slow.ratio, (1 - target) / STEP)
+        return 1 - max(1 - slow.aim, 1e-3) * wrong
+    # The line through both, but never so near to one of them that nothing is learnt.
+    share = (slow.ratio - target) / (slow.ratio - fast.ratio)
+    return slow.aim + (fast.aim - slow.aim) * float(np.clip(share, 0.1, 0.9))

@@ -11,9 +11,10 @@ from graphopt.analysis.coupling.groups import Dimensions
 
 from .allocation import Limits, allowed_counts, kept_count, select
 from .budget import Savings, options_of, solve
-from .latency import SHARES, Stopwatch, fit_to_latency
+from .latency import within_latency
 from .plan import Entry, Plan
 from .ranking import Choice, Measuring, Ranking, rank
+from .stopwatch import Stopwatch
 
 __all__ = ["Budget", "make_plan"]
 
@@ -108,11 +109,7 @@ def _within(
             kept = {name: min(kept[name], found[name]) for name in kept}
     if budget.latency:
         assert stopwatch is not None, "time is measured with something"
-        expected = {
-            one.group.name: _counted_savings(dimensions, one, dimensions.multiplications)
-            for one in rankings
-        }
-        found = _timed(stopwatch, rankings, expected, limits, budget.latency)
+        found = within_latency(stopwatch, dimensions, rankings, limits, budget.latency)
         kept = {name: min(kept[name], found[name]) for name in kept}
     return kept
 
@@ -150,55 +147,3 @@ def _counted_savings(
     dead[ranking.group.atoms[ranking.order]] = True
     each = (1 - count(dead) / whole) / len(ranking.order)
     return lambda kept: (size - kept) * each
-
-
-def _timed(
-    stopwatch: Stopwatch,
-    rankings: Sequence[Ranking],
-    expected: Mapping[str, Savings],
-    limits: Limits,
-    target: float,
-) -> dict[str, int]:
-    """Meet a target of time: from a table of each group alone, corrected by measurements."""
-
-    def counts(ranking: Ranking) -> list[int]:
-        allowed = allowed_counts(ranking.group, limits)
-        near = [
-            min(allowed, key=lambda kept: abs(kept - share * ranking.group.size))
-            for share in SHARES
-        ]
-        return sorted(set(near))
-
-    table = stopwatch.table(rankings, counts, expected)
-    options = {
-        one.group.name: options_of(one, _interpolated(one, table[one.group.name]), limits)
-        for one in rankings
-    }
-
-    def predicted(kept: Mapping[str, int]) -> float:
-        saved = 0.0
-        for name, mine in options.items():
-            saved += next(one.saving for one in mine if one.kept == kept[name])
-        return 1.0 - saved
-
-    reached = fit_to_latency(
-        target,
-        lambda aim: solve(options, predicted, aim),
-        lambda kept: stopwatch.measure(rankings, kept),
-    )
-    if reached.ratio >= 1:
-        return {one.group.name: one.group.size for one in rankings}
-    return reached.kept
-
-
-def _interpolated(ranking: Ranking, measured: Mapping[int, float]) -> Savings:
-    """Return savings between what was measured; a cut that seems to cost time saves none."""
-    size = ranking.group.size
-    counts = sorted({**measured, size: 0.0})
-    known = [max(measured.get(count, 0.0), 0.0) for count in counts]
-    if counts[0] > 1 and len(counts) > 1:
-        slope = (known[0] - known[-1]) / (counts[-1] - counts[0])
-        counts, known = [0, *counts], [known[0] + slope * counts[0], *known]
-    # More removed never saves less.
-    known = np.maximum.accumulate(known[::-1])[::-1].tolist()
-    return lambda kept: float(np.interp(kept, counts, known))

@@ -44,11 +44,11 @@ from graphopt.passbase import Context, Pass, PassResult, Promise
 
 from .allocation import Limits
 from .compaction import Compactor
-from .latency import Stopwatch
 from .plan import Plan
 from .planning import Budget, make_plan
 from .ranking import MEASURED, Measuring
 from .recovery import recover, recovery_summary
+from .stopwatch import Stopwatch
 
 if TYPE_CHECKING:
     from graphopt.samples import Samples
@@ -153,7 +153,7 @@ class PruneChannels(Pass):
             given = context.required_samples(self)
             measuring = Measuring(model, given, context, self.memory_limit)
         if self.latency:
-            stopwatch = Stopwatch(model, dimensions, context, self.untie)
+            stopwatch = Stopwatch(model, context, self.untie)
         return make_plan(
             dimensions,
             self.ratio,
