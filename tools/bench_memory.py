@@ -30,7 +30,7 @@ import click
 
 from graphopt.debug import script
 
-__all__ = ["main"]
+__all__ = ["main", "peak"]
 
 SCHEMA = "graphopt/bench-memory/1"
 MOST = 1.5
@@ -58,9 +58,9 @@ def main(models: tuple[pathlib.Path, ...], count: int, as_json: bool) -> int:
     met = True
     for model in models:
         script.say(f"{model.name}: plain run, compare_layers")
-        plain = _peak([sys.executable, "-c", PLAIN, str(model), str(count)])
+        plain = peak([sys.executable, "-c", PLAIN, str(model), str(count)])
         tool = [sys.executable, "-m", "graphopt.tools.compare_layers"]
-        compared = _peak([*tool, str(model), str(model), "--samples", str(count)])
+        compared = peak([*tool, str(model), str(model), "--samples", str(count)])
         ratios = {key: round(compared[key] / plain[key], 3) for key in plain}
         met = met and max(ratios.values()) <= MOST
         found.append(
@@ -87,7 +87,7 @@ def main(models: tuple[pathlib.Path, ...], count: int, as_json: bool) -> int:
     return 0 if met else 1
 
 
-def _peak(command: Sequence[str]) -> dict[str, int]:
+def peak(command: Sequence[str]) -> dict[str, int]:
     """Run a command; return the most bytes its processes held, together and the largest."""
     together = 0
     largest: dict[int, int] = {}

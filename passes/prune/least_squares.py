@@ -1,71 +1,126 @@
 """Least squares from moments: no activation is kept, only sums of their products.
 
 With rows ``u = [x, 1]`` of what goes into a layer and ``y`` of what should come out, all that
-is needed is ``G = sum u u^T``, ``R = sum u y^T`` and ``sum y^2``: float64 ``[K+1, K+1]``,
-``[K+1, M]`` and one number. A part of the rows is held out, and of several solutions the one
-that is best on those is taken, the weights as they were among them.
+is needed is ``G = sum u u^T`` and ``R = sum u y^T``: float64 ``[K+1, K+1]`` and ``[K+1, M]``.
+A few rows are held out and kept as they are; of several solutions the one that is best on
+those is taken, the weights as they were among them.
 """
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 
 import numpy as np
 
-__all__ = ["Fit", "Moments", "fit"]
+from .gram import Gram
+
+__all__ = ["HELD_OUT", "Fit", "Moments", "Rows", "chunks", "fit", "needed_bytes"]
 
 STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 """Weights of the pull to the old weights that are tried, times the mean square of an input."""
 
-BLOCK = 4096
-"""Rows that are multiplied at a time: float32 sums of so few products are exact enough to be
-added up in float64."""
+BIAS = np.inf
+"""The pull that leaves the weights as they are, and only a bias to be found."""
+
+FIXED = 1e30
+"""The pull of a bias that must stay; far more than any sum of squares in float32."""
+
+HELD_OUT = 2048
+"""Rows that are held out at most: enough to tell five solutions apart."""
+
+CHUNK = 4096
+CHUNK_BYTES = 1 << 24
+"""Rows, and bytes of them, that are multiplied at a time: float32 sums of so few products are
+exact enough to be added up in float64."""
+
+
+def chunks(count: int, width: int) -> Iterator[slice]:
+    """Divide ``count`` rows of ``width`` float32 into parts to be multiplied at a time."""
+    step = max(1, min(CHUNK, CHUNK_BYTES // (4 * width)))
+    for start in range(0, count, step):
+        yield slice(start, start + step)
+
+
+def needed_bytes(outputs: int, inputs: int) -> int:
+    """Return what fitting a layer takes beside the activations of one run.
+
+    The sums, the rows held out, and five matrices of the size of the weight: the weights as
+    they were, twice, the products with what should come out, what is left of those, a
+    solution.
+    """
+    held = 4 * HELD_OUT * (inputs + outputs)
+    return Gram.bytes_of(inputs + 1) + held + 5 * 8 * (inputs + 1) * outputs
 
 
 class Moments:
     """Sums over the rows of one layer.
 
     Attributes:
-        gram: ``sum u u^T``, float64 ``[K+1, K+1]``.
+        gram: ``sum u u^T``, ``[K+1, K+1]``.
         cross: ``sum u y^T``, float64 ``[K+1, M]``.
-        power: ``sum y^2``.
         count: Rows seen.
     """
 
     def __init__(self, inputs: int, outputs: int) -> None:
-        self.gram = np.zeros((inputs + 1, inputs + 1))
+        self.gram = Gram(inputs + 1)
         self.cross = np.zeros((inputs + 1, outputs))
-        self.power = 0.0
         self.count = 0
 
     def update(self, rows: np.ndarray, targets: np.ndarray) -> None:
         """Take in rows ``[n, K]`` and what they should give ``[n, M]``."""
-        for start in range(0, len(rows), BLOCK):
-            x = rows[start : start + BLOCK].astype(np.float32, copy=False)
-            y = targets[start : start + BLOCK].astype(np.float32, copy=False)
-            self.gram[:-1, :-1] += x.T @ x
-            self.cross[:-1] += x.T @ y
-            total = x.sum(axis=0, dtype=np.float64)
-            self.gram[-1, :-1] += total
-            self.gram[:-1, -1] += total
-            self.gram[-1, -1] += len(x)
-            self.cross[-1] += y.sum(axis=0, dtype=np.float64)
-            self.power += float(np.square(y, dtype=np.float64).sum())
+        for part in chunks(len(rows), rows.shape[1] + 1):
+            x = np.ones((len(rows[part]), rows.shape[1] + 1), np.float32)
+            x[:, :-1] = rows[part]
+            self.gram.add(x)
+            self.cross += x.T @ targets[part].astype(np.float32, copy=False)
             self.count += len(x)
-
-    def error(self, weight: np.ndarray, bias: np.ndarray) -> float:
-        """Return the mean square error of a solution, over rows and outputs."""
-        solution = np.concatenate([weight, bias[:, None]], axis=1)
-        both = float(np.sum((solution @ self.gram) * solution))
-        mixed = float(np.sum(solution.T * self.cross))
-        return max(both - 2 * mixed + self.power, 0.0) / max(self.count * len(weight), 1)
 
     @property
     def is_finite(self) -> bool:
         """Whether it has seen something, and no NaN or Inf."""
-        return self.count > 0 and bool(
-            np.isfinite(self.gram).all() and np.isfinite(self.cross).all()
-        )
+        return self.count > 0 and self.gram.is_finite and bool(np.isfinite(self.cross).all())
+
+
+class Rows:
+    """Rows that are held out.
+
+    Attributes:
+        inputs, outputs: What goes in and what should come out, float32 ``[n, K]``, ``[n, M]``.
+    """
+
+    def __init__(self) -> None:
+        self._inputs: list[np.ndarray] = []
+        self._outputs: list[np.ndarray] = []
+
+    def update(self, rows: np.ndarray, targets: np.ndarray) -> None:
+        """Take in rows ``[n, K]`` and what they should give ``[n, M]``."""
+        self._inputs.append(rows.astype(np.float32))
+        self._outputs.append(targets.astype(np.float32))
+
+    def __iter__(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        return zip(self._inputs, self._outputs, strict=True)
+
+    @property
+    def power(self) -> float:
+        """Mean square of what should come out."""
+        total = sum(float(np.square(y, dtype=np.float64).sum()) for y in self._outputs)
+        return total / max(sum(y.size for y in self._outputs), 1)
+
+    def error(self, weight: np.ndarray, bias: np.ndarray) -> float:
+        """Return the mean square error of a solution, over rows and outputs."""
+        total = count = 0.0
+        for x, y in self:
+            off = x @ weight.T.astype(np.float32) + bias.astype(np.float32) - y
+            total += float(np.square(off, dtype=np.float64).sum())
+            count += y.size
+        return total / max(count, 1)
+
+    @property
+    def is_finite(self) -> bool:
+        """Whether it has seen something, and no NaN or Inf."""
+        both = [*self._inputs, *self._outputs]
+        return bool(both) and all(np.isfinite(one).all() for one in both)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,61 +143,58 @@ class Fit:
 
 
 def fit(
-    moments: Moments, held_out: Moments, weight: np.ndarray, bias: np.ndarray, free_bias: bool
+    moments: Moments, held_out: Rows, weight: np.ndarray, bias: np.ndarray, free_bias: bool
 ) -> Fit:
-    """Return the best weights on ``held_out`` of those that ``moments`` lead to.
+    """Return the weights that ``moments`` lead to, or those there are.
+
+    What is best on the rows held out decides; what is chosen is then solved for all rows.
 
     Args:
-        moments: What is solved for.
+        moments: What is solved for; ``held_out`` is added.
         held_out: What the solutions are compared on.
         weight: The weights as they are, float64 ``[M, K]``; solutions are pulled towards them.
         bias: The bias as it is, float64 ``[M]``.
         free_bias: Whether the layer has a place for another bias.
     """
-    scale = held_out.power / max(held_out.count * len(weight), 1) or 1.0
+    scale = held_out.power or 1.0
     before = held_out.error(weight, bias) / scale
-    best = Fit(weight, bias, "as it was", before, before)
-    for method, new_weight, new_bias in _solutions(moments, weight, bias, free_bias):
-        error = held_out.error(new_weight, new_bias) / scale
-        if error < best.error:
-            best = Fit(new_weight, new_bias, method, before, error)
-    return best
+    old = np.concatenate([weight, bias[:, None]], axis=1).T
+    best, strength = before, 0.0
+    for one in (*([BIAS] if free_bias else []), *STRENGTHS):
+        solution = _solution(moments, old, one, free_bias)
+        if solution is not None:
+            error = held_out.error(solution[:-1].T, solution[-1]) / scale
+            if error < best:
+                best, strength = error, one
+    if strength:
+        for rows, targets in held_out:
+            moments.update(rows, targets)
+        solution = _solution(moments, old, strength, free_bias)
+        if solution is not None:
+            method = "bias" if strength == BIAS else "least squares"
+            return Fit(solution[:-1].T, solution[-1], method, before, best)
+    return Fit(weight, bias, "as it was", before, before)
 
 
-def _solutions(
-    moments: Moments, weight: np.ndarray, bias: np.ndarray, free_bias: bool
-) -> list[tuple[str, np.ndarray, np.ndarray]]:
-    found: list[tuple[str, np.ndarray, np.ndarray]] = []
-    count = moments.gram[-1, -1]
-    if free_bias:
-        shift = (moments.cross[-1] - weight @ moments.gram[-1, :-1]) / count
-        found.append(("bias", weight, shift))
-    size = moments.gram.shape[0] if free_bias else moments.gram.shape[0] - 1
-    gram, cross = moments.gram[:size, :size], moments.cross[:size]
-    if not free_bias:
-        # What the fixed bias gives is no longer to be explained.
-        cross = cross - np.outer(moments.gram[:size, -1], bias)
-    old = np.concatenate([weight, bias[:, None]], axis=1)[:, :size]
-    power = float(np.trace(moments.gram[:-1, :-1])) / max(weight.shape[1], 1)
+def _solution(
+    moments: Moments, old: np.ndarray, strength: float, free_bias: bool
+) -> np.ndarray | None:
+    """Return weights and bias for one pull to the ``old`` ones, ``[K+1, M]``, if there are."""
     # In the metric of the differences to the old weights: what is left of the targets.
-    rest = cross - gram @ old.T
-    # The matrix is the largest thing in memory: its diagonal is written in place.
-    diagonal = np.einsum("ii->i", gram)
-    unpulled = diagonal.copy()
-    for strength in STRENGTHS:
-        pull = np.full(size, strength * power)
-        if free_bias:
-            # A bias is not pulled; a little keeps the matrix regular.
-            pull[-1] = 1e-9 * max(power, count)
-        diagonal[:] = unpulled + pull
-        try:
-            solution = old + np.linalg.solve(gram, rest).T
-        except np.linalg.LinAlgError:
-            continue
-        finally:
-            diagonal[:] = unpulled
-        if not np.isfinite(solution).all():
-            continue
-        new_bias = solution[:, -1] if free_bias else bias
-        found.append(("least squares", solution[:, : weight.shape[1]], new_bias))
-    return found
+    rest = moments.cross - moments.gram.times(old)
+    power = float(moments.gram.diagonal[:-1].mean())
+    pull = np.full(len(old), strength * power)
+    # A bias is not pulled, a little keeps the matrix regular; or it stays where it is.
+    pull[-1] = 1e-9 * max(power, moments.count) if free_bias else FIXED
+    if strength == BIAS:
+        rest[:-1] = 0.0
+        rest[-1] /= moments.count
+        return np.asarray(old + rest)
+    try:
+        solution = moments.gram.solve(pull, rest)
+    except np.linalg.LinAlgError:
+        return None
+    solution += old
+    if not free_bias:
+        solution[-1] = old[-1]
+    return solution if np.isfinite(solution).all() else None

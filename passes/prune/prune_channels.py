@@ -33,7 +33,7 @@ et al. 2017, "Channel Pruning for Accelerating Very Deep Neural Networks", arXiv
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 import onnx_ir as ir
@@ -85,7 +85,8 @@ class PruneChannels(Pass):
             before, on the samples, and statistics of BatchNormalization that follow no such
             layer are estimated again; ``batchnorm``: statistics only, all of them; ``auto``:
             ``least-squares`` if there are samples; ``none``.
-        memory_limit: Bytes that sums over activations may take at a time for ``obs``.
+        memory_limit: Bytes that sums over activations may take at a time: a layer that needs
+            more is not fitted; ``obs`` measures as few groups at a time as it takes.
         plan: A file with a plan to replay; the options above but ``untie`` and ``recovery``
             then say nothing.
     """
@@ -109,7 +110,7 @@ class PruneChannels(Pass):
     statistics: bool = False
     untie: bool = True
     recovery: Literal["auto", "least-squares", "batchnorm", "none"] = "auto"
-    memory_limit: int = 1 << 28
+    memory_limit: int = 3 << 27
     plan: str = ""
 
     def __post_init__(self) -> None:
@@ -140,9 +141,27 @@ class PruneChannels(Pass):
             plan = self._make_plan(dimensions, limits, model, context)
         samples = self._samples(context)
         original = model.clone() if samples is not None else None
-        fit_layers = self.recovery != "batchnorm"
-        return apply_plan(
-            plan, dimensions, model, context, self, original, samples, fit_layers
+        rewriter = context.rewriter(model, self)
+        compactor = Compactor(dimensions, rewriter)
+        result = apply_plan(plan, compactor)
+        if not result.modified or original is None or samples is None:
+            return result
+        recovered = recover(
+            original,
+            compactor,
+            rewriter,
+            samples,
+            context,
+            self.memory_limit,
+            fit_layers=self.recovery != "batchnorm",
+        )
+        return dataclasses.replace(
+            result,
+            summary=f"{result.summary}; {recovery_summary(recovered)}",
+            details={
+                **result.details,
+                "recovered": [dataclasses.asdict(one) for one in recovered],
+            },
         )
 
     def _make_plan(
@@ -173,20 +192,10 @@ class PruneChannels(Pass):
         return context.samples if use else None
 
 
-def apply_plan(
-    plan: Plan,
-    dimensions: Dimensions,
-    model: ir.Model,
-    context: Context,
-    pass_: Pass,
-    original: ir.Model | None = None,
-    samples: Samples | None = None,
-    fit_layers: bool = True,
-) -> PassResult:
-    """Cut what ``plan`` says, one rewrite a group, and recover where there are samples."""
-    rewriter = context.rewriter(model, pass_)
+def apply_plan(plan: Plan, compactor: Compactor) -> PassResult:
+    """Cut what ``plan`` says, one rewrite a group."""
+    dimensions, rewriter = compactor.dimensions, compactor.rewriter
     removals = plan.removals(dimensions.groups)
-    compactor = Compactor(dimensions, rewriter)
     before = _sizes(dimensions, compactor.dead)
     done = sum(compactor.cut(group, removed) for group, removed in removals)
     after = _sizes(dimensions, compactor.dead)
@@ -195,23 +204,22 @@ def apply_plan(
             rewriter.skip("cut-group", entry.name, entry.reason)
     for node, reason in dimensions.coupling.refused:
         rewriter.skip("couple", node, reason)
-    summary = (
-        f"cut {done} of {len(dimensions.groups)} groups: "
-        f"parameters {_change(before[0], after[0])}, "
-        f"multiplications {_change(before[1], after[1])}"
+    return PassResult(
+        rewriter.model,
+        modified=done > 0,
+        summary=(
+            f"cut {done} of {len(dimensions.groups)} groups: "
+            f"parameters {_change(before[0], after[0])}, "
+            f"multiplications {_change(before[1], after[1])}"
+        ),
+        details={
+            "plan": plan.to_json(),
+            "parameters": before[0],
+            "parameters_after": after[0],
+            "multiplications": before[1],
+            "multiplications_after": after[1],
+        },
     )
-    details: dict[str, Any] = {
-        "plan": plan.to_json(),
-        "parameters": before[0],
-        "parameters_after": after[0],
-        "multiplications": before[1],
-        "multiplications_after": after[1],
-    }
-    if done and original is not None and samples is not None:
-        recovered = recover(original, compactor, rewriter, samples, context, fit_layers)
-        details["recovered"] = [dataclasses.asdict(one) for one in recovered]
-        summary += f"; {recovery_summary(recovered)}"
-    return PassResult(model, modified=done > 0, summary=summary, details=details)
 
 
 def _sizes(dimensions: Dimensions, dead: np.ndarray) -> tuple[int, int]:

@@ -26,7 +26,7 @@ from graphopt.samples import Samples
 
 from .compaction import Compactor
 from .layers import Layer, layer_of
-from .least_squares import Moments, fit
+from .least_squares import HELD_OUT, Moments, Rows, chunks, fit, needed_bytes
 from .prefix import prefix_of
 from .statistics import ChannelMoments, Norm, norm_of
 
@@ -37,8 +37,8 @@ logger = logging.getLogger(__name__)
 ROWS = 16384
 """Rows that are enough for a layer with few inputs; more inputs get more."""
 
-HOLD_OUT = 4
-"""Every so-many-th row is held out."""
+HOLD_OUT = 2
+"""Every so-many-th row is held out, where there are few."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,6 +68,7 @@ def recover(
     rewriter: Rewriter,
     samples: Samples,
     context: Context,
+    limit_bytes: int,
     fit_layers: bool = True,
 ) -> list[Recovered]:
     """Fit every layer of the cut model whose inputs became fewer, or the statistics.
@@ -78,12 +79,14 @@ def recover(
         rewriter: What the model is edited with: one application a layer.
         samples: What the models are run on.
         context: Gives the runtime, the seed and the progress.
+        limit_bytes: What the sums of one layer may take; a layer that needs more is left as
+            it is.
         fit_layers: Otherwise nothing but statistics is touched.
 
     Raises:
         ExecutionError: onnxruntime does not run one of the models.
     """
-    layers = list(_layers(compactor, rewriter)) if fit_layers else []
+    layers = list(_layers(compactor, rewriter, limit_bytes)) if fit_layers else []
     steps: list[tuple[Layer | Norm, np.ndarray]] = [*layers, *_norms(compactor, layers)]
     place = {node: number for number, node in enumerate(rewriter.model.graph)}
     steps.sort(key=lambda step: place[step[0].node])
@@ -102,7 +105,9 @@ def recover(
     return found
 
 
-def _layers(compactor: Compactor, rewriter: Rewriter) -> Iterator[tuple[Layer, np.ndarray]]:
+def _layers(
+    compactor: Compactor, rewriter: Rewriter, limit_bytes: int
+) -> Iterator[tuple[Layer, np.ndarray]]:
     """Yield the layers that lost inputs, and which of their outputs are left."""
     dimensions: Dimensions = compactor.dimensions
     sites = {use: site for site in dimensions.coupling.sites for use in site.uses}
@@ -119,6 +124,11 @@ def _layers(compactor: Compactor, rewriter: Rewriter) -> Iterator[tuple[Layer, n
         layer = layer_of(node)
         if isinstance(layer, str):
             rewriter.skip("recover-layer", node, layer)
+            continue
+        needed = needed_bytes(*layer.weight().shape)
+        if needed > limit_bytes:
+            reason = f"it needs {needed >> 20} MB and memory_limit is {limit_bytes >> 20} MB"
+            rewriter.skip("recover-layer", node, reason)
             continue
         out = sites[node, layer.weight_index].axes[layer.out_axis]
         alive = np.ones(1, bool) if out.size == 1 else compactor.alive(out)
@@ -173,20 +183,26 @@ def _measure(
     kept: np.ndarray,
     pairs: Iterator[Pair],
     feeds: int,
-) -> tuple[Moments, Moments]:
-    """Return the moments of a layer to fit and to judge by."""
-    outputs, inputs = layer.weight().shape
-    both = (Moments(inputs, outputs), Moments(inputs, outputs))
+) -> tuple[Moments, Rows]:
+    """Return the moments of a layer to fit, and rows to judge by."""
+    inputs = layer.weight().shape[1]
+    fitted, judged = Moments(inputs, len(kept)), Rows()
     share = -(-_rows_wanted(inputs) // max(feeds, 1))
+    every = seen = 0
     for x, y, rng in pairs:
         total = layer.positions(y)
         count = min(share, total)
         picked = np.sort(rng.choice(total, count, replace=False))
-        held = rng.permutation(count) % HOLD_OUT == 0
-        for moments, mine in zip(both, (picked[~held], picked[held]), strict=True):
-            if len(mine):
-                moments.update(layer.rows(x, mine), layer.targets(y, mine)[:, kept])
-    return both
+        # Few rows: one of two. Many: no more than are needed, from all feeds.
+        every = every or max(HOLD_OUT, -(-count * feeds // HELD_OUT))
+        # Counted through all feeds: one of a single row gives that to one of the two.
+        held = (seen + rng.permutation(count)) % every == every - 1
+        seen += count
+        for take, mine in ((fitted.update, picked[~held]), (judged.update, picked[held])):
+            for part in chunks(len(mine), inputs):
+                targets = layer.targets(y, mine[part])[:, kept]
+                take(layer.rows(x, mine[part]), targets)
+    return fitted, judged
 
 
 def _estimate_one(
@@ -238,7 +254,7 @@ def _value(
     return results[name] if name in results else feed[name]
 
 
-def _fit_one(layer: Layer, moments: tuple[Moments, Moments], rewriter: Rewriter) -> Recovered:
+def _fit_one(layer: Layer, moments: tuple[Moments, Rows], rewriter: Rewriter) -> Recovered:
     name = layer.node.name or ""
     fitted, held_out = moments
     if not (fitted.is_finite and held_out.is_finite):

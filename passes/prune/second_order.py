@@ -20,8 +20,9 @@ from graphopt.analysis.coupling.groups import Dimensions, Group
 from graphopt.passbase import Context
 from graphopt.samples import Samples
 
+from .gram import Gram
 from .layers import Layer, layer_of
-from .least_squares import Moments
+from .least_squares import chunks
 from .prefix import prefix_of
 
 __all__ = [
@@ -79,7 +80,7 @@ def consumers_of(dimensions: Dimensions, group: Group) -> list[Consumer]:
 
 def sums_bytes(layer: Layer) -> int:
     """Return what the second moments of what goes into ``layer`` take."""
-    return int(8 * (layer.weight().shape[1] + 1) ** 2)
+    return Gram.bytes_of(layer.weight().shape[1])
 
 
 def grams(
@@ -93,16 +94,19 @@ def grams(
         samples: What the model is run on, once.
         context: Gives the runtime, the seed and the progress.
     """
-    sums: dict[ir.Node, Moments] = {}
+    sums: dict[ir.Node, Gram] = {}
+    counts: dict[ir.Node, int] = {}
     for layer, rows in _rows(model, layers, samples, context):
-        if layer.node not in sums:
-            sums[layer.node] = Moments(rows.shape[1], 1)
-        sums[layer.node].update(rows, np.zeros((len(rows), 1), np.float32))
-    return {
-        node: moments.gram[:-1, :-1] / moments.count
-        for node, moments in sums.items()
-        if moments.is_finite
-    }
+        gram = sums.setdefault(layer.node, Gram(rows.shape[1]))
+        for part in chunks(*rows.shape):
+            gram.add(rows[part].astype(np.float32, copy=False))
+        counts[layer.node] = counts.get(layer.node, 0) + len(rows)
+    found: dict[ir.Node, np.ndarray] = {}
+    for node, gram in sums.items():
+        if counts[node] and gram.is_finite:
+            found[node] = gram.full()
+            found[node] /= counts[node]
+    return found
 
 
 def diagonals(
