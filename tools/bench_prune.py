@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import json
 import pathlib
+import re
 import subprocess
 import sys
 import tempfile
@@ -101,7 +102,10 @@ def main(
     for checkpoint in checkpoints:
         with tempfile.TemporaryDirectory() as name:
             folder = pathlib.Path(name)
-            _python(_ORIGINAL, checkpoint, folder, "", "")
+            try:
+                _python(_ORIGINAL, checkpoint, folder, "", "")
+            except subprocess.CalledProcessError as error:
+                raise click.UsageError(_said(error)) from error
             rows: list[dict[str, Any]] = [_row(checkpoint, "original", "", folder)]
             for ratio in ratios.split(","):
                 rows += _pruned(checkpoint, folder, ratio, peers)
@@ -134,7 +138,7 @@ def _pruned(
         try:
             _python(_PEER, checkpoint, folder, str(peers), ratio)
         except subprocess.CalledProcessError as error:
-            peer["failed"] = (error.stderr.strip().splitlines() or ["no output"])[-1][:200]
+            peer["failed"] = _said(error)
     rows = [peer]
     images = np.load(folder / "train.npz")["images"]
     feeds = [{"images": images[i : i + BATCH]} for i in range(0, len(images), BATCH)]
@@ -151,6 +155,12 @@ def _pruned(
         )
         rows.append(row)
     return rows
+
+
+def _said(error: subprocess.CalledProcessError) -> str:
+    """Return the last line that a command wrote, without the type of the exception."""
+    last = (error.stderr.strip().splitlines() or ["no output"])[-1]
+    return str(re.sub(r"^[\w.]+(Error|Exception): ", "", last))[:200]
 
 
 def _python(script: str, checkpoint: pathlib.Path, folder: pathlib.Path, *more: str) -> None:

@@ -9,6 +9,16 @@ from graphopt.models.settings import Settings
 from graphopt.tools import bench_prune
 
 
+def test_a_file_that_is_no_checkpoint_is_one_line(tmp_path):
+    path = tmp_path / "student.pt"
+    path.write_bytes(b"no checkpoint")
+    done = CliRunner().invoke(bench_prune.main, [str(path)])
+    assert done.exit_code == 2
+    (line,) = done.stderr.splitlines()
+    assert str(path) in line
+    assert "Traceback" not in line
+
+
 @pytest.mark.slow
 def test_every_tool_gets_a_row_and_a_missing_peer_says_so(tmp_path):
     checkpoint = tmp_path / "student.pt"
