@@ -9,7 +9,8 @@ Before -> after, ``q``, ``k``, ``v``: ``float[batch, length, heads * width]``::
 
 What counts is what is computed (``attention/find.py``): scale on queries, keys or scores; mask
 added or by ``Where``; heads split and merged by any ``Reshape``, ``Transpose`` ...; keys and
-values repeated by ``Expand``; ``NaN`` of rows without a key made 0 or not.
+values repeated by ``Expand``, or joined with those from before; ``NaN`` of rows without a key
+made 0 or not.
 
 ``emit=standard`` writes ``Attention`` of opset 23; ``emit=onnxruntime``, which the run may ask
 for as well, writes ``com.microsoft.MultiHeadAttention`` where that is as good or better: it
@@ -36,7 +37,10 @@ Preconditions, per match:
        all the lowest number (the mean of the values; in ``Attention`` from -3e38 up).
     7. ``Attention``: the model imports opset 23. Those of ``com.microsoft``: keys and values
        are not repeated, and heads come from a tensor of rank 3.
-    8. Projections: the weights are of rank 2, and nothing but this attention uses them or what
+    8. Keys and values from before, in front of new ones by ``Concat``, are taken in where
+       nothing in between uses both together, and a mask is as long as both; else the
+       ``Concat`` stays.
+    9. Projections: the weights are of rank 2, and nothing but this attention uses them or what
        they give; of one weight for all three, queries come first and values last.
 
 Numerics: close where queries and keys are finite; measured: rtol 1e-5 of the largest output.
@@ -62,6 +66,7 @@ from graphopt.rewrite import Reason, Rule, RulePass
 from .attention.emit import add_masks, inputs_of, put_result
 from .attention.find import Attention, find_attention
 from .attention.masks import NO_KEY, MaskPlan, plan_masks
+from .attention.operands import Form
 from .contributed import MICROSOFT, import_microsoft
 from .projections import Projections, find_projections
 
@@ -100,6 +105,15 @@ def _match(
     found = find_attention(node, facts)
     if found is None or isinstance(found, Reason):
         return found
+    match = _plan(found, facts, contrib=contrib, packed=packed)
+    if isinstance(match, Reason) and found.pasts:
+        found = find_attention(node, facts, past=False)
+        if isinstance(found, Attention):
+            return _plan(found, facts, contrib=contrib, packed=packed)
+    return match
+
+
+def _plan(found: Attention, facts: Facts, *, contrib: bool, packed: bool) -> Rewrite | Reason:
     # 4.
     if any(one.value.dtype != ir.DataType.FLOAT for one in (found.q, found.k, found.v)):
         return Reason("onnxruntime has no such kernel for this type")
@@ -109,10 +123,15 @@ def _match(
     )
     if isinstance(masks, Reason):
         return masks
+    # 8.
+    if found.pasts and not (_is_apart(found.k, found) and _is_apart(found.v, found)):
+        return Reason("keys and values so far are used for something else, too")
+    if found.pasts and masks.masks and not masks.full:
+        return Reason("the mask is not of all keys")
     standard = _refusal_of_standard(masks, facts)
     if contrib:
         contributed = _refusal_of_contributed(found, masks)
-        # 8.
+        # 9.
         projections = find_projections(found, facts) if packed and not contributed else None
         if projections is not None:
             return functools.partial(
@@ -124,6 +143,11 @@ def _match(
     if standard:
         return Reason(standard)
     return functools.partial(_write_standard, found=found, masks=masks, facts=facts)
+
+
+def _is_apart(form: Form, found: Attention) -> bool:
+    """Whether all keys or values together are used by the attention, or are an output."""
+    return form.present is not None and found.between(form.present) is not None
 
 
 def _refusal_of_standard(masks: MaskPlan, facts: Facts) -> str:
@@ -154,14 +178,15 @@ def _write_contributed(edit: Edit, found: Attention, masks: MaskPlan, facts: Fac
     import_microsoft(edit)
     q, k, v = inputs_of(edit, found, facts)
     mask = add_masks(edit, found, masks, q, k, facts, keep_lowest=True)
-    (result,) = edit.node(
+    results = edit.node(
         "MultiHeadAttention",
-        [q, k, v, None, None, mask],
+        [q, k, v, None, None, mask, *(found.pasts or ())],
         before=found.product,
         domain=MICROSOFT,
         attributes={"num_heads": found.heads, "scale": found.scale},
+        outputs=3 if found.pasts else 1,
     )
-    put_result(edit, found, result, facts)
+    put_result(edit, found, results, facts)
 
 
 def _write_packed(
@@ -170,7 +195,7 @@ def _write_packed(
     import_microsoft(edit)
     x = projections.x
     mask = add_masks(edit, found, masks, x, x, facts, keep_lowest=True)
-    (result,) = edit.node(
+    results = edit.node(
         "Attention",
         [*projections.inputs(edit, found.product), None, None, mask],
         before=found.product,
@@ -181,17 +206,18 @@ def _write_packed(
             "qkv_hidden_sizes": list(projections.sizes),
         },
     )
-    put_result(edit, found, result, facts)
+    put_result(edit, found, results, facts)
 
 
 def _write_standard(edit: Edit, found: Attention, masks: MaskPlan, facts: Facts) -> None:
     q, k, v = inputs_of(edit, found, facts)
     mask = add_masks(edit, found, masks, q, k, facts, keep_lowest=False)
     heads = {"q_num_heads": found.heads, "kv_num_heads": found.shared_heads}
-    (result,) = edit.node(
+    results = edit.node(
         "Attention",
-        [q, k, v, mask],
+        [q, k, v, mask, *(found.pasts or ())],
         before=found.product,
         attributes={**(heads if found.q.rank == 3 else {}), "scale": found.scale},
+        outputs=3 if found.pasts else 1,
     )
-    put_result(edit, found, result, facts)
+    put_result(edit, found, results, facts)

@@ -13,16 +13,22 @@ It rotates before heads are split, where all of a position lies together; the sp
 it, for ``fuse-attention`` to take in. Slices may be a ``Split``; the split of heads may be
 missing, then ``x`` is rotated as it is.
 
+Two numbers that are rotated together may also be neighbours, ``x[..., ::2]`` and
+``x[..., 1::2]``, put back in turn; both may be computed apart, ``a * cos - b * sin`` and
+``b * cos + a * sin``; positions may come before heads (``rotation.py``).
+
 Preconditions, per match:
     1. The model imports opset 23, and ``x`` is float32.
-    2. Both halves of ``cos`` are equal, and of ``sin``: constants, or computed element by
-       element from a ``Concat`` of a value with itself.
+    2. Where ``cos`` and ``sin`` are as wide as ``x``, the two numbers of each two are equal:
+       constants, or computed element by element from a ``Concat`` of a value with itself, or,
+       of neighbours, from a ``Reshape`` of pairs that were repeated.
     3. ``cos`` and ``sin`` are ``[1 or batch, 1, length, width]`` for ``x`` of the shape
-       ``[batch, heads, length, width]``: the same for all heads.
-    4. The halves of ``x`` are those of its last axis, the second one negated in front.
+       ``[batch, heads, length, width]``, or ``[1 or batch, length, 1, width]`` for
+       ``[batch, length, heads, width]``: the same for all heads. Leading 1 may be missing.
+    4. The two numbers are those of the halves of its last axis, or neighbours.
 
 Numerics: close; measured: rtol 1e-6 of the largest output.
-Scope: main graph and subgraphs.   Leaves alone: rotation of pairs that lie side by side.
+Scope: main graph and subgraphs.   Leaves alone: rotation of a part of the width, as a whole.
 Reference: https://onnx.ai/onnx/operators/onnx__RotaryEmbedding.html
 """
 
@@ -36,21 +42,20 @@ from typing import ClassVar
 import numpy as np
 import onnx_ir as ir
 
-from graphopt.analysis.facts import Facts, attribute
+from graphopt.analysis.facts import Facts
 from graphopt.analysis.symbolic.expressions import Dim
-from graphopt.edit import Edit, Rewrite
+from graphopt.edit import AttributeValue, Edit, Rewrite
 from graphopt.passbase import Context, Promise
 from graphopt.rewrite import Reason, Rule, RulePass
 
+from .angles import has_equal_twos
 from .attention.axes import Axis
 from .attention.operands import Form, forms
-from .variance import producer
+from .rotation import JOINS, Rotation, find_rotation
 
 __all__ = ["FuseRotaryEmbedding"]
 
 OPSET = 23
-ELEMENTWISE = ("Cast", "Cos", "Div", "Mul", "Sin", "Unsqueeze")
-MAX_DISTANCE = 12
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,128 +68,53 @@ class FuseRotaryEmbedding(RulePass):
     def rules(self, context: Context) -> Sequence[Rule]:
         """Return the one rule."""
         del context
-        return [Rule("rotary-embedding", ("Add",), _match)]
+        return [Rule("rotary-embedding", JOINS, _match)]
 
 
 def _match(node: ir.Node, facts: Facts) -> Rewrite | Reason | None:
     # 4.
-    found = _rotation(node, facts)
+    found = find_rotation(node, facts)
     if found is None:
         return None
-    x, cos, sin = found
     # 1.
-    if facts.opset < OPSET or x.dtype != ir.DataType.FLOAT:
+    if facts.opset < OPSET or found.x.dtype != ir.DataType.FLOAT:
         return Reason(f"RotaryEmbedding needs opset {OPSET} and float32")
-    shape = facts.shape(x)
-    if shape is None or len(shape) != 4:
+    shape = found.shape
+    if len(shape) != 4 or not isinstance(shape[3], int):
         return Reason("what is rotated has not 4 dimensions")
-    for table in (cos, sin):
-        # 3.
-        size = facts.shape(table)
-        if size is None or len(size) != 4 or size[0] not in (1, shape[0]):
-            return Reason("the angles have not the batch of what is rotated")
-        if (size[1], *size[2:]) != (1, *shape[2:]):
-            return Reason("the angles differ by head, or by less than a position")
-        # 2.
-        if not _has_equal_halves(table, facts):
-            return Reason(f"the halves of {table.name!r} are not known to be equal")
-    form = _unsplit(x, shape, facts)
-    return functools.partial(_write, node=node, x=x, tables=(cos, sin), form=form, shape=shape)
+    # 3.
+    axes = [_head_axis(table, found, facts) for table in (found.cos, found.sin)]
+    if axes[0] is None or axes[0] != axes[1]:
+        return Reason("the angles differ by head, or are not of the batch and the positions")
+    # 2.
+    for table in (found.cos, found.sin):
+        if found.whole and not has_equal_twos(table, found.interleaved, facts):
+            return Reason(f"the twos of {table.name!r} are not known to be equal")
+    if axes[0] == 2 and not isinstance(shape[2], int):
+        return Reason("the number of heads is not known")
+    form = _unsplit(found.x, shape, facts) if axes[0] == 1 else None
+    return functools.partial(_write, found=found, head_axis=axes[0], form=form, facts=facts)
 
 
-def _rotation(node: ir.Node, facts: Facts) -> tuple[ir.Value, ir.Value, ir.Value] | None:
-    """Return x, cos and sin of ``x * cos + rotated(x) * sin``."""
-    products = [producer(value, "Mul") for value in node.inputs]
-    for first, second in (products, products[::-1]):
-        if first is None or second is None:
-            return None
-        for index, rotated in enumerate(second.inputs):
-            x = _rotated(rotated, facts)
-            sin = second.inputs[1 - index]
-            if x is None or sin is None or x not in first.inputs:
-                continue
-            cos = first.inputs[1 - list(first.inputs).index(x)]
-            if cos is not None:
-                return x, cos, sin
-    return None
-
-
-def _rotated(value: ir.Value | None, facts: Facts) -> ir.Value | None:
-    """Return x, if ``value`` is its second half, negated, and its first."""
-    joined, shape = producer(value, "Concat"), facts.shape(value)
-    if joined is None or len(joined.inputs) != 2 or not shape:
+def _head_axis(table: ir.Value, found: Rotation, facts: Facts) -> int | None:
+    """Return which axis of x the heads are that ``table`` is the same for."""
+    shape, size = found.shape, facts.shape(table)
+    last = shape[3]
+    if size is None or not 2 <= len(size) <= 4 or not isinstance(last, int):
         return None
-    if attribute(joined, "axis") not in (-1, len(shape) - 1):
+    full = (1,) * (4 - len(size)) + size
+    width = last if found.whole else last // 2
+    if full[0] not in (1, shape[0]):
         return None
-    negated = producer(joined.inputs[0], "Neg")
-    if negated is None:
-        return None
-    high, low = _half(negated.inputs[0], facts), _half(joined.inputs[1], facts)
-    if high is None or low is None or (high[1], low[1]) != (1, 0) or high[0] is not low[0]:
-        return None
-    return high[0]
-
-
-def _half(value: ir.Value | None, facts: Facts) -> tuple[ir.Value, int] | None:
-    """Return of what ``value`` is a half along the last axis, and which one."""
-    node = producer(value, "Slice", "Split")
-    source = node.inputs[0] if node is not None else None
-    shape = facts.shape(source)
-    if node is None or source is None or not shape or not isinstance(shape[-1], int):
-        return None
-    width, last = shape[-1], (-1, len(shape) - 1)
-    if facts.shape(value) != (*shape[:-1], width // 2) or width % 2:
-        return None
-    if node.op_type == "Split":
-        halves = len(node.outputs) == 2 and attribute(node, "axis", 0) in last
-        return (source, int(value is node.outputs[1])) if halves else None
-    if len(node.inputs) < 4:
-        return None
-    starts, _, axes = (facts.array(one, max_elements=1) for one in node.inputs[1:4])
-    # A step other than 1 would need more than all elements to make a half that starts at 0.
-    if len(node.inputs) > 4 and not np.array_equal(_list(facts, node.inputs[4]), [1]):
-        return None
-    if starts is None or axes is None or axes.size != 1 or int(axes.reshape(())) not in last:
-        return None
-    start = int(starts.reshape(()))
-    return (source, 0 if start == 0 else 1) if start in (0, width // 2, -width // 2) else None
-
-
-def _list(facts: Facts, value: ir.Value | None) -> list[int]:
-    array = facts.array(value, max_elements=8)
-    return [] if array is None else array.reshape(-1).tolist()
-
-
-def _has_equal_halves(value: ir.Value, facts: Facts) -> bool:
-    """Whether both halves of the last axis are the same."""
-    for _ in range(MAX_DISTANCE):
-        array = facts.array(value)
-        if array is not None:
-            half = array.shape[-1] // 2
-            return bool((array[..., :half] == array[..., half:]).all())
-        node, shape = value.producer(), facts.shape(value)
-        if node is None or node.domain or not shape:
-            return False
-        first, second = (*node.inputs, None, None)[:2]
-        if node.op_type == "Concat":
-            return attribute(node, "axis") in (-1, len(shape) - 1) and (
-                len(node.inputs) == 2 and first is second
-            )
-        if node.op_type in ("Mul", "Div") and facts.array(first, max_elements=1) is not None:
-            first, second = second, first
-        number = facts.array(second, max_elements=1)
-        if node.op_type in ("Mul", "Div") and (number is None or number.size != 1):
-            return False
-        before = facts.shape(first)
-        same_axis = before is not None and before[-1:] == shape[-1:]
-        if node.op_type not in ELEMENTWISE or first is None or not same_axis:
-            return False
-        value = first
-    return False
+    if full[1:] == (1, shape[2], width):
+        return 1
+    return 2 if full[1:] == (shape[1], 1, width) else None
 
 
 def _unsplit(x: ir.Value, shape: Sequence[Dim], facts: Facts) -> Form | None:
     """Return what the heads of ``x`` were split from, if it is one tensor of its own."""
+    if facts.shape(x) != tuple(shape):
+        return None
     roles = ("lead", "lead", "row", "width")
     axes = [
         Axis(role, size, (at,))
@@ -202,41 +132,50 @@ def _unsplit(x: ir.Value, shape: Sequence[Dim], facts: Facts) -> Form | None:
 
 
 def _write(
-    edit: Edit,
-    node: ir.Node,
-    x: ir.Value,
-    tables: tuple[ir.Value, ...],
-    form: Form | None,
-    shape: Sequence[Dim],
+    edit: Edit, found: Rotation, head_axis: int, form: Form | None, facts: Facts
 ) -> None:
+    node, shape = found.last, found.shape
+
     def integers(numbers: list[int], name: str) -> ir.Value:
         return edit.constant(np.array(numbers, np.int64), name, near=node)
 
-    heads, width = shape[1], shape[3]
+    heads, width = shape[head_axis], shape[3]
     assert isinstance(width, int)
     one, zero, last = integers([1], "one"), integers([0], "zero"), integers([-1], "last")
-    source = x if form is None else form.value
+    source = found.x if form is None else form.value
+    attributes: dict[str, AttributeValue] = {"interleaved": 1} if found.interleaved else {}
+    if form is not None or head_axis == 2:
+        attributes["num_heads"] = heads if isinstance(heads, int) else 0
+    if head_axis == 2 or len(facts.shape(source) or ()) > 4:
+        last_axes = (
+            [heads * width] if isinstance(heads, int) and head_axis == 2 else [0, width]
+        )
+        whole_axes = integers([0, 0, *last_axes], "whole")
+        (source,) = edit.node("Reshape", [source, whole_axes], before=node)
+        edit.set_type(source, found.x.type, None)
     (batch,) = edit.node("Shape", [source], before=node, attributes={"start": 0, "end": 1})
     (whole,) = edit.node("Concat", [batch, one, one], before=node, attributes={"axis": 0})
-    half = integers([width // 2], "half")
-    halves: list[ir.Value] = []
-    for table in tables:
-        (flat,) = edit.node("Squeeze", [table, one], before=node)
-        (part,) = edit.node("Slice", [flat, zero, half, last, one], before=node)
-        halves += edit.node("Expand", [part, whole], before=node)
-    if form is None:
-        (result,) = edit.node("RotaryEmbedding", [source, *halves], before=node)
-    else:
+    end, step = (width, 2) if found.interleaved else (width // 2, 1)
+    tables: list[ir.Value] = []
+    for table in (found.cos, found.sin):
+        rank = len(facts.shape(table) or ())
+        # Without heads: [1 or batch, length, width], or [length, width].
+        place = head_axis - (4 - rank)
+        if place >= 0:
+            axis = one if place == 1 else integers([place], "axis")
+            (table,) = edit.node("Squeeze", [table, axis], before=node)
+        if found.whole:
+            parts = [table, zero, integers([end], "end"), last, integers([step], "step")]
+            (table,) = edit.node("Slice", parts, before=node)
+        tables += edit.node("Expand", [table, whole], before=node)
+    (result,) = edit.node(
+        "RotaryEmbedding", [source, *tables], before=node, attributes=attributes, like=[source]
+    )
+    if form is not None or head_axis == 2:
         assert isinstance(heads, int)
-        (turned,) = edit.node(
-            "RotaryEmbedding",
-            [source, *halves],
-            before=node,
-            attributes={"num_heads": heads},
-            like=[source],
-        )
         apart = integers([0, 0, heads, width], "heads")
-        (split,) = edit.node("Reshape", [turned, apart], before=node)
-        attributes = {"perm": [0, 2, 1, 3]}
-        (result,) = edit.node("Transpose", [split], before=node, attributes={**attributes})
+        (result,) = edit.node("Reshape", [result, apart], before=node)
+    if form is not None:
+        by_head: dict[str, AttributeValue] = {"perm": [0, 2, 1, 3]}
+        (result,) = edit.node("Transpose", [result], before=node, attributes=by_head)
     edit.supersede(node, result)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection
 
 import onnx_ir as ir
 
@@ -14,9 +13,6 @@ from .attention.find import Attention
 from .products import Product, biases_of, product_of, weights_of
 
 __all__ = ["Projections", "find_projections"]
-
-MAX_DISTANCE = 6
-"""Operators of layout between a projection and a product of the attention."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,7 +47,11 @@ def find_projections(found: Attention, facts: Facts) -> Projections | None:
     forms = (found.q, found.k, found.v)
     widths = [form.width * form.heads for form in forms if isinstance(form.width, int)]
     sizes = [size for size in widths if isinstance(size, int)]
-    if len(sizes) < 3 or any(form.rank != 3 or not form.exact for form in forms):
+    if (
+        len(sizes) < 3
+        or found.pasts
+        or any(form.rank != 3 or not form.exact for form in forms)
+    ):
         return None
     parts = {(form.value, form.part) for form in forms}
     packed = [form.parts for form in forms] == [3, 3, 3]
@@ -60,7 +60,7 @@ def find_projections(found: Attention, facts: Facts) -> Projections | None:
     values = list(dict.fromkeys(form.value for form in forms))
     if len(parts) != 3 or len(values) != (1 if packed else 3):
         return None
-    products = [_projection(value, found.nodes, facts) for value in values]
+    products = [_projection(value, found, facts) for value in values]
     whole = tuple(one for one in products if one is not None)
     sources = {one.node.inputs[0] for one in whole}
     x = next(iter(sources), None)
@@ -70,8 +70,8 @@ def find_projections(found: Attention, facts: Facts) -> Projections | None:
     return Projections(x, whole, (sizes[0], sizes[1], sizes[2])) if len(shape) == 3 else None
 
 
-def _projection(value: ir.Value, nodes: Collection[ir.Node], facts: Facts) -> Product | None:
-    """Return the product that ``value`` is, if only the attention of ``nodes`` uses it."""
+def _projection(value: ir.Value, found: Attention, facts: Facts) -> Product | None:
+    """Return the product that ``value`` is, if only the attention uses it."""
     node = value.producer()
     sources = (
         [node]
@@ -83,15 +83,6 @@ def _projection(value: ir.Value, nodes: Collection[ir.Node], facts: Facts) -> Pr
             continue
         product = product_of(source, facts)
         if isinstance(product, Product) and product.last is node:
-            return product if _leads_only_to(nodes, value, MAX_DISTANCE) else None
+            alone = not value.is_graph_output() and found.between(value) is not None
+            return product if alone else None
     return None
-
-
-def _leads_only_to(nodes: Collection[ir.Node], value: ir.Value, distance: int) -> bool:
-    """Whether all that is made of ``value`` goes into one of ``nodes``."""
-    if value.is_graph_output() or not distance:
-        return False
-    return all(
-        user in nodes or all(_leads_only_to(nodes, one, distance - 1) for one in user.outputs)
-        for user in value.consumers()
-    )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import onnx_ir as ir
 
@@ -63,8 +65,21 @@ def _reshape(edit: Edit, before: ir.Node, value: ir.Value, target: np.ndarray) -
     return edit.node("Reshape", [value, shape], before=before)[0]
 
 
-def put_result(edit: Edit, found: Attention, result: ir.Value, facts: Facts) -> None:
-    """Let ``result`` replace what was computed so far, in its shape."""
+def put_result(
+    edit: Edit, found: Attention, results: Sequence[ir.Value], facts: Facts
+) -> None:
+    """Let ``results`` replace what was computed so far, in its shape.
+
+    Args:
+        edit: The edit.
+        found: The attention.
+        results: Its result; where there were keys and values from before, all keys and values
+            as well.
+        facts: Facts of the model.
+    """
+    result, *presents = results
+    for form, present in zip((found.k, found.v), presents, strict=False):
+        _put_present(edit, found, form, present)
     form = found.result
     last = form.last
     assert last is not None
@@ -83,6 +98,19 @@ def put_result(edit: Edit, found: Attention, result: ir.Value, facts: Facts) -> 
             (result,) = edit.node("Reshape", [result, last.inputs[1]], before=last)
     edit.supersede(last, result)
     edit.remove(*(node for node in found.nodes if node is not last))
+
+
+def _put_present(edit: Edit, found: Attention, form: Form, present: ir.Value) -> None:
+    """Let ``present`` replace the keys or values that were joined."""
+    old = form.present
+    concat = old.producer() if old is not None else None
+    assert old is not None
+    assert concat is not None
+    # What was made of it comes before the operator.
+    edit.remove(*(found.between(old) or ()))
+    edit.remove(*found.nodes)
+    edit.set_type(present, old.type, old.shape.copy() if old.shape is not None else None)
+    edit.supersede(concat, present)
 
 
 def add_masks(

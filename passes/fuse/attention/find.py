@@ -30,6 +30,9 @@ from .scores import (
 
 __all__ = ["Attention", "find_attention"]
 
+MOST = 32
+"""Operators of layout, and of its shapes, between a tensor and a product of the attention."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Attention:
@@ -56,6 +59,27 @@ class Attention:
     product: ir.Node
 
     @property
+    def pasts(self) -> tuple[ir.Value, ir.Value] | None:
+        """Keys and values from before, where there are."""
+        if self.k.past is None or self.v.past is None:
+            return None
+        return self.k.past, self.v.past
+
+    def between(self, value: ir.Value) -> list[ir.Node] | None:
+        """Return what is made of ``value`` for ``nodes``; ``None`` if it leads elsewhere."""
+        found: dict[ir.Node, None] = {}
+        waiting = [value]
+        while waiting:
+            for user in waiting.pop().consumers():
+                if user in self.nodes or user in found:
+                    continue
+                found[user] = None
+                if len(found) > MOST or any(one.is_graph_output() for one in user.outputs):
+                    return None
+                waiting += user.outputs
+        return list(found)
+
+    @property
     def heads(self) -> int:
         """Heads of the queries."""
         assert isinstance(self.q.heads, int)
@@ -68,8 +92,16 @@ class Attention:
         return self.k.heads
 
 
-def find_attention(softmax: ir.Node, facts: Facts) -> Attention | Reason | None:
-    """Return the attention around ``softmax``, the reason why it is none, or ``None``."""
+def find_attention(
+    softmax: ir.Node, facts: Facts, *, past: bool = True
+) -> Attention | Reason | None:
+    """Return the attention around ``softmax``, the reason why it is none, or ``None``.
+
+    Args:
+        softmax: The node.
+        facts: Facts of the model.
+        past: Whether keys and values may be those from before and new ones, joined.
+    """
     shape = facts.shape(softmax.inputs[0])
     if shape is None or len(shape) not in (3, 4):
         return None
@@ -103,7 +135,10 @@ def find_attention(softmax: ir.Node, facts: Facts) -> Attention | Reason | None:
     q, k, v = (list(_forms_of(value, *view, facts)) for value, view in operands)
     v = [form for form in v if form.scale == 1.0]
     results = list(forms_ahead(values.outputs[0], after, facts))
-    chosen = _choice(q, k, v, results)
+    chosen = _choice(q, k, v, results) if past else None
+    if chosen is None:
+        k, v = ([form for form in several if form.past is None] for several in (k, v))
+        chosen = _choice(q, k, v, results)
     if chosen is None:
         return Reason("queries, keys, values and result are not divided into the same heads")
     scale = scores.scale * chosen[0].scale * chosen[1].scale
@@ -150,7 +185,9 @@ def _choice(
             result = _fitting([one for one in results if one.exact or rank == 3], queries)
             if key is None or value is None or result is None or result.repeats != 1:
                 continue
-            if key.heads == value.heads and len({key.parts, value.parts, queries.parts}) == 1:
+            if (key.heads, key.past is None) != (value.heads, value.past is None):
+                continue
+            if len({key.parts, value.parts, queries.parts}) == 1:
                 return queries, key, value, result
     return None
 

@@ -36,6 +36,9 @@ class Form:
         last: Of a result: the node whose output ``value`` is.
         exact: Whether ``value`` has the shape that ``rank`` says, and not just its elements
             in that order; an operand is then ``[batch, length, heads, width]``.
+        past: Keys or values from before that stand in front of those of ``value``:
+            ``[batch, heads, earlier, width]``.
+        present: Both together, of that layout.
     """
 
     value: ir.Value
@@ -49,6 +52,8 @@ class Form:
     part: int = 0
     last: ir.Node | None = None
     exact: bool = True
+    past: ir.Value | None = None
+    present: ir.Value | None = None
 
 
 def forms(
@@ -64,20 +69,30 @@ def forms(
     """
     scale = 1.0
     repeated = list(broadcast)
+    past: ir.Value | None = None
+    present: ir.Value | None = None
     while True:
         form = _form(value, view, repeated)
         if form is None and len(view) == 4:
             flat = _form(value, (*view[:2], (*view[2], *view[3])), repeated)
             form = dataclasses.replace(flat, exact=False) if flat is not None else None
         if form is not None:
-            yield dataclasses.replace(form, scale=scale)
+            yield dataclasses.replace(form, scale=scale, past=past, present=present)
         node = value.producer()
         if node is None or node.domain or not node.inputs:
             return
-        factor = constant_factor(node, facts)
+        behind = _behind_past(node, value, view, repeated, facts) if past is None else None
+        if behind is not None:
+            present, past = value, node.inputs[0]
+            value, view = behind
+            continue
+        # What is done to new keys or values alone cannot be done to all of them.
+        factor = constant_factor(node, facts) if past is None else None
         if factor is not None:
             value, scale = factor[0], scale * factor[1]
             continue
+        if node.op_type == "Expand" and past is not None:
+            return
         source = node.inputs[0]
         shape = facts.shape(source)
         if source is None or shape is None:
@@ -86,6 +101,23 @@ def forms(
         if before is None:
             return
         value, view = source, before
+
+
+def _behind_past(
+    node: ir.Node, value: ir.Value, view: View, repeated: Sequence[Axis], facts: Facts
+) -> tuple[ir.Value, View] | None:
+    """Return the second of two tensors that ``node`` joins along keys, and its view."""
+    form = _form(value, view, repeated) if node.op_type == "Concat" else None
+    if form is None or (form.rank, form.parts) != (4, 1) or len(node.inputs) != 2:
+        return None
+    new = node.inputs[1]
+    earlier, later = facts.shape(node.inputs[0]), facts.shape(new)
+    if new is None or earlier is None or later is None or len(earlier) != 4:
+        return None
+    if attribute(node, "axis") not in (2, -2) or len(later) != 4:
+        return None
+    rows = (Axis("column", later[2]),) if later[2] != 1 else ()
+    return new, (*view[:2], rows, view[3])
 
 
 def _view_before(

@@ -174,6 +174,14 @@ REFUSED = {
         23,
         None,
     ),
+    "angles_of_another_length": (
+        WHOLE.replace("Unsqueeze(c, i1)", "Unsqueeze(first, i1)").replace(
+            "s = Sin", "first = Slice(c, i0, i1, i1, i1)\n s = Sin"
+        ),
+        INPUTS,
+        23,
+        "not of the batch and the positions",
+    ),
     "middle_of_three": (
         WHOLE.replace(
             "high = Slice(x, i2, end, i3, i1)", "e, high, f = Split <axis = -1> (x, middle)"
