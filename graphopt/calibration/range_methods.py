@@ -128,39 +128,59 @@ def _entropy(values: Values, share: float) -> tuple[float, float]:
         counts[at_zero] -= values.stats.zeros
     top = max(-values.low, values.high)
     levels = values.kind.maximum - values.kind.minimum + 1
-    best, best_range = np.inf, (values.low, values.high)
-    for step in range(_CANDIDATES, 0, -1):
-        threshold = top * step / _CANDIDATES
-        left = int(np.searchsorted(edges, max(-threshold, edges[0]), side="left"))
-        right = int(np.searchsorted(edges, min(threshold, edges[-1]), side="right")) - 1
-        if right - left < levels:
-            break
-        divergence = _divergence(counts, left, right, levels)
-        if divergence < best:
-            best = divergence
-            best_range = (max(values.low, edges[left]), min(values.high, edges[right]))
-    return min(best_range[0], 0.0), max(best_range[1], 0.0)
+    thresholds = top * np.arange(_CANDIDATES, 0, -1) / _CANDIDATES
+    left = np.searchsorted(edges, np.maximum(-thresholds, edges[0]), side="left")
+    right = np.searchsorted(edges, np.minimum(thresholds, edges[-1]), side="right") - 1
+    # With fewer bins than integers nothing is lost that could be counted.
+    wide = right - left >= levels
+    if not wide.any():
+        return values.low, values.high
+    left, right = left[wide], right[wide]
+    best = int(np.argmin(_divergence(counts, left, right, levels)))
+    low, high = max(values.low, edges[left[best]]), min(values.high, edges[right[best]])
+    return min(low, 0.0), max(high, 0.0)
 
 
-def _divergence(counts: _Floats, left: int, right: int, levels: int) -> float:
-    """Return KL(P || Q): P the counts clipped to ``[left, right)``, Q these in steps."""
-    inside = counts[left:right]
-    p = inside.copy()
-    p[0] += counts[:left].sum()
-    p[-1] += counts[right:].sum()
-    starts = np.arange(levels) * len(inside) // levels
-    sums = np.add.reduceat(inside, starts)
-    holds = np.add.reduceat((inside > 0).astype(np.float64), starts)
-    lengths = np.diff(np.append(starts, len(inside)))
-    mean = np.divide(sums, holds, out=np.zeros_like(sums), where=holds > 0)
-    q = np.where(inside > 0, np.repeat(mean, lengths), 0.0)
-    total_p, total_q = p.sum(), q.sum()
-    if not total_p or not total_q:
-        return float("inf")
-    seen = p > 0
-    # Where only clipped values are, Q has nothing: the smallest count keeps the sum finite.
-    ratio = (p[seen] / total_p) / (np.maximum(q[seen], 1e-9) / total_q)
-    return float(np.dot(p[seen], np.log(ratio)) / total_p)
+def _divergence(
+    counts: _Floats, left: npt.NDArray[np.intp], right: npt.NDArray[np.intp], levels: int
+) -> _Floats:
+    """Return KL(P || Q) of each range: P the counts clipped to it, Q these in steps.
+
+    Q is the same for all bins of a step that hold something, so that sums over steps and over
+    ranges are all it takes: ``sum p log q`` is that over the steps of ``S log(S / n)``, with S
+    values in n such bins.
+
+    Args:
+        counts: Values in each bin.
+        left: First bin of each range.
+        right: The bin behind its last.
+        levels: Steps of a range.
+    """
+    sums, holds = _running(counts), _running((counts > 0).astype(np.float64))
+    own = _running(_times_log(counts, counts))
+    steps = left[:, None] + np.arange(levels + 1) * (right - left)[:, None] // levels
+    inside, filled = np.diff(sums[steps]), np.diff(holds[steps])
+    mean = np.divide(inside, filled, out=np.zeros_like(inside), where=filled > 0)
+    total, kept = sums[-1], sums[right] - sums[left]
+    # What is clipped counts in the first and in the last bin of P, and not in Q.
+    p_log_p, p_log_q = own[right] - own[left], _times_log(inside, mean).sum(axis=1)
+    for bins, step, clipped in ((left, 0, sums[left]), (right - 1, -1, total - sums[right])):
+        there = counts[bins]
+        p_log_p += _times_log(there + clipped, there + clipped) - _times_log(there, there)
+        # Where only clipped values are, Q has nothing: the smallest count keeps it finite.
+        p_log_q += _times_log(clipped, np.where(there > 0, mean[:, step], 0.0))
+    with np.errstate(divide="ignore"):
+        found = (p_log_p - p_log_q) / total - np.log(total) + np.log(kept)
+    return np.where(kept > 0, found, np.inf)
+
+
+def _running(values: _Floats) -> _Floats:
+    """Return the sums of the first 0, 1, 2, ... values."""
+    return np.concatenate([[0.0], np.cumsum(values)])
+
+
+def _times_log(factor: _Floats, of: _Floats) -> _Floats:
+    return factor * np.log(np.maximum(of, 1e-9))
 
 
 METHODS: dict[str, Callable[[Values, float], tuple[float, float]]] = {
