@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from collections.abc import Sequence
 
@@ -124,18 +125,50 @@ def test_time_limit_is_kept() -> None:
     assert not outcome.is_complete
 
 
-def test_nothing_is_evaluated_or_timed_twice() -> None:
+def test_nothing_is_evaluated_twice() -> None:
     model = Model(FALLING)
     search(model, 0.9)
     assert len(set(model.asked)) == len(model.asked)
-    assert len(set(model.timed)) == len(model.timed)
+
+
+def test_best_so_far_is_timed_again_next_to_what_is_new() -> None:
+    class Busy(Model):
+        """Half as fast from one measurement to the next."""
+
+        def speeds(self, choices: Sequence[Choice]) -> list[Speed]:
+            self.rounds = getattr(self, "rounds", 0) + 1
+            return [
+                Speed(0.1 * self.rounds + 0.02 * len(choice.kept), 1.0) for choice in choices
+            ]
+
+    model = Busy(FALLING)
+    outcome = search(model, 0.9)
+    good = [e for e in outcome.evaluations if e.quality >= 0.9 and e.choice.scheme]
+    fewest = min(len(e.choice.kept) for e in good)
+    assert len(outcome.best.choice.kept) == fewest
+
+
+def test_of_the_same_speed_the_smaller_one_is_taken() -> None:
+    class Flat(Model):
+        def speeds(self, choices: Sequence[Choice]) -> list[Speed]:
+            return [Speed(0.5 + 0.001 * len(choice.scheme), 1.0) for choice in choices]
+
+    class Sized(Flat):
+        def quality(self, choice: Choice) -> Evaluation:
+            found = super().quality(choice)
+            size = 500 if choice.scheme == "dynamic" else 600
+            return dataclasses.replace(found, size_bytes=size)
+
+    model = Sized([0.0] * 16)
+    found = Search({"static": NAMES, "dynamic": NAMES}, 0.9, model, ORIGINAL).run()
+    assert found.best.choice == Choice("dynamic")
 
 
 def test_only_the_best_of_what_keeps_the_quality_is_timed_and_what_is_all_in_integer() -> None:
     model = Model(FALLING)
     outcome = search(model, 0.9)
     good = [e.choice for e in outcome.evaluations if e.quality >= 0.9 and e.choice.scheme]
-    timed = [choice for choice in model.timed if choice.kept]
+    timed = list(dict.fromkeys(choice for choice in model.timed if choice.kept))
     assert outcome.best.choice in timed
     assert set(timed) < set(good)
     assert Choice("static") in model.timed
