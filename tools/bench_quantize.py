@@ -2,11 +2,13 @@
 
 Steps:
   1. The model is simplified by graphopt; this is the float model that all start from and are
-     compared with. The samples are cut in two: two of three calibrate, one of three judges.
+     compared with. The samples are cut in two: two of three calibrate, one of three judges;
+     with --test all of them calibrate, and those of another file judge.
   2. Each tool quantizes it, file in, file out, in a process of its own. One that fails gets
      the line of its error.
   3. The results run on the held-out samples; cosine, signal-to-noise and top-1 agreement are
-     those of the first output with the float model's.
+     those of the first output with the float model's; with --labels the share of right
+     answers is shown too.
   4. All of them run in turn in onnxruntime, one thread, not spinning; the speed is the median
      ratio to the float model. ``stray`` counts operators that were to run on integers and do
      not.
@@ -14,6 +16,8 @@ Steps:
 Typical usage:
   python -m graphopt.tools.bench_quantize minilm.onnx --data sentences.npz
   python -m graphopt.tools.bench_quantize resnet50.onnx --tools float,ort-static,static
+  python -m graphopt.tools.bench_quantize student.onnx --data out/digits/calibration.npz \
+      --test out/digits/test.npz --labels out/digits/test_labels.npy
 
 Known limitations: without --data the inputs are made up, and then only size, speed and strays
 mean anything. On a busy machine the times are those of a busy machine.
@@ -34,62 +38,12 @@ import numpy as np
 
 from graphopt.debug import script
 
+from .quantizers import GRAPHOPT, TOOLS
+
 if TYPE_CHECKING:
     from graphopt.runtime import Runtime
 
 __all__ = ["made_up_arrays", "main"]
-
-_GRAPHOPT = """
-import sys
-from graphopt import model_io, pipeline
-from graphopt.manager import PassManager
-from graphopt.passbase import Context
-from graphopt.samples import Samples
-source, target, data, text = sys.argv[1:5]
-model = model_io.load(source)
-context = Context(samples=Samples.from_path(data, model_io.input_specs(model)))
-with context.closing():
-    model, _ = PassManager(pipeline.parse(text)).run(model, context)
-    model_io.save(model, target)
-"""
-_PEER = """
-import sys
-import numpy, onnx
-from onnxruntime.quantization import *
-source, target, data, _ = sys.argv[1:5]
-class Reader(CalibrationDataReader):
-    def __init__(self):
-        arrays = dict(numpy.load(data))
-        size = min(map(len, arrays.values()))
-        self.feeds = iter([{k: v[i:i+1] for k, v in arrays.items()} for i in range(size)])
-    def get_next(self):
-        return next(self.feeds, None)
-"""
-_FAST = "['Conv', 'MatMul', 'Gemm', 'Add', 'MaxPool', 'GlobalAveragePool', 'AveragePool']"
-TOOLS: dict[str, tuple[str, str]] = {
-    "ort-dynamic": (_PEER + "quantize_dynamic(source, target)", ""),
-    "ort-dynamic-best": (
-        _PEER + "quantize_dynamic(source, target, op_types_to_quantize=['MatMul', 'Gemm'], "
-        "per_channel=True, extra_options={'MatMulConstBOnly': True})",
-        "",
-    ),
-    "ort-static": (_PEER + "quantize_static(source, target, Reader())", ""),
-    "ort-static-best": (
-        _PEER + f"quantize_static(source, target, Reader(), op_types_to_quantize={_FAST}, "
-        "per_channel=True, activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8)",
-        "",
-    ),
-    "dynamic": (_GRAPHOPT, "quantize-dynamic"),
-    "static": (_GRAPHOPT, "quantize-static"),
-    "half": (_GRAPHOPT, "quantize-dynamic{scope=half}"),
-    "static-half": (_GRAPHOPT, "quantize-static{scope=half}"),
-    "smooth-dynamic": (_GRAPHOPT, "smooth-quant,gptq,quantize-dynamic"),
-    "smooth-static": (_GRAPHOPT, "smooth-quant,gptq,quantize-static"),
-    "auto": (_GRAPHOPT, "quantize-auto{target=0.99}"),
-    "weights-8": (_GRAPHOPT, "quantize-weights"),
-    "weights-4": (_GRAPHOPT, "upgrade-opset{to=21},quantize-weights{bits=4}"),
-}
-"""Name -> (script, pipeline); a script gets source, target, samples and pipeline."""
 
 _PREPARE = "upgrade-opset{to=13},default"
 _TIMEOUT_S = 3600
@@ -104,6 +58,16 @@ _TIMEOUT_S = 3600
     type=click.Path(exists=True, dir_okay=False, path_type=pathlib.Path),
     help="Samples (.npz) for all the models; made up by default.",
 )
+@click.option(
+    "--test",
+    type=click.Path(exists=True, dir_okay=False, path_type=pathlib.Path),
+    help="Samples (.npz) to judge on; one of three of --data by default.",
+)
+@click.option(
+    "--labels",
+    type=click.Path(exists=True, dir_okay=False, path_type=pathlib.Path),
+    help="Classes of the samples of --test (.npy).",
+)
 @click.option("--tools", default=",".join(TOOLS), show_default=True, help="Which to run.")
 @click.option("--repetitions", type=click.IntRange(0), default=30, show_default=True)
 @click.option(
@@ -115,6 +79,8 @@ _TIMEOUT_S = 3600
 def main(
     models: tuple[pathlib.Path, ...],
     data: pathlib.Path | None,
+    test: pathlib.Path | None,
+    labels: pathlib.Path | None,
     tools: str,
     repetitions: int,
     output: pathlib.Path | None,
@@ -127,12 +93,19 @@ def main(
     for name in names:
         if name not in TOOLS:
             raise click.UsageError(f"no tool {name!r}; there are: {', '.join(TOOLS)}")
+    if labels is not None and test is None:
+        raise click.UsageError("--labels are those of the samples of --test")
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as temporary, Runtime() as runtime:
         folder = output or pathlib.Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
         for model in models:
-            found = _bench(model, data, names, folder, repetitions, runtime)
+            calibration, held_out = _samples(model, data, test, folder)
+            found = _quantized(model, names, calibration, folder)
+            classes = None if labels is None else np.load(labels)
+            sound = [row for row in found if "path" in row]
+            if sound and "path" in found[0]:
+                _measure(sound, held_out, classes, repetitions, runtime)
             rows += found
             if not as_json:
                 _print(found)
@@ -140,45 +113,45 @@ def main(
         click.echo(json.dumps(rows, indent=1))
 
 
-def _bench(
-    model: pathlib.Path,
-    data: pathlib.Path | None,
-    names: Sequence[str],
-    folder: pathlib.Path,
-    repetitions: int,
-    runtime: Runtime,
+def _quantized(
+    model: pathlib.Path, names: Sequence[str], calibration: pathlib.Path, folder: pathlib.Path
 ) -> list[dict[str, Any]]:
-    calibration, held_out = _samples(model, data, folder)
+    """Let each tool write its model; returns one row each, that of the float model first."""
     prepared = folder / f"{model.stem}.float.onnx"
-    first = _run(model.stem, "float", (_GRAPHOPT, _PREPARE), model, prepared, calibration)
-    if "failed" in first:
-        return [first]
-    rows = [first]
+    rows = [_run(model.stem, "float", (GRAPHOPT, _PREPARE), model, prepared, calibration)]
+    if "failed" in rows[0]:
+        return rows
     for name in names:
         target = folder / f"{model.stem}.{name}.onnx"
         rows.append(_run(model.stem, name, TOOLS[name], prepared, target, calibration))
-    _measure([row for row in rows if "path" in row], held_out, repetitions, runtime)
     return rows
 
 
 def _samples(
-    model: pathlib.Path, data: pathlib.Path | None, folder: pathlib.Path
+    model: pathlib.Path,
+    data: pathlib.Path | None,
+    test: pathlib.Path | None,
+    folder: pathlib.Path,
 ) -> tuple[pathlib.Path, list[dict[str, np.ndarray]]]:
-    """Write two thirds of the samples to a file, and return it and the other feeds."""
-    if data is None:
-        arrays = made_up_arrays(model)
-    else:
-        with np.load(data) as archive:
-            arrays = {name: archive[name] for name in archive.files}
+    """Write the samples that calibrate to a file; return it and the feeds that judge."""
+    arrays = made_up_arrays(model) if data is None else _load(data)
     count = min(map(len, arrays.values()))
-    judges = np.arange(count) % 3 == 2
+    judges = (np.arange(count) % 3 == 2) & (test is None)
     path = folder / f"{model.stem}.calibration.npz"
     np.savez(path, **{name: array[:count][~judges] for name, array in arrays.items()})
+    if test is not None:
+        arrays = _load(test)
+        judges = np.ones(min(map(len, arrays.values())), bool)
     feeds = [
         {name: array[i : i + 1] for name, array in arrays.items()}
         for i in np.flatnonzero(judges)
     ]
     return path, feeds
+
+
+def _load(path: pathlib.Path) -> dict[str, np.ndarray]:
+    with np.load(path) as archive:
+        return {name: archive[name] for name in archive.files}
 
 
 def made_up_arrays(model: pathlib.Path, count: int = 12) -> dict[str, np.ndarray]:
@@ -224,6 +197,7 @@ def _run(
 def _measure(
     rows: list[dict[str, Any]],
     feeds: Sequence[dict[str, np.ndarray]],
+    labels: np.ndarray | None,
     repetitions: int,
     runtime: Runtime,
 ) -> None:
@@ -238,17 +212,22 @@ def _measure(
     for row in rows:
         path = pathlib.Path(row["path"])
         row["size_bytes"] = path.stat().st_size
-        meter = DifferenceMeter()
+        meter, right = DifferenceMeter(), 0
         try:
             with runtime.session(path) as session:
                 for index, (feed, real) in enumerate(zip(feeds, expected, strict=True)):
-                    meter.add(index, real, next(iter(session.run(feed).values())))
+                    answer = next(iter(session.run(feed).values()))
+                    meter.add(index, real, answer)
+                    if labels is not None:
+                        right += int(answer.reshape(-1).argmax() == labels[index])
             report = check_fusion(runtime.optimized_nodes(path))
         except ExecutionError as error:
             row["failed"] = error.message[:160]
             continue
         found = meter.result()
         row |= {"cosine": found.cosine, "sqnr_db": found.sqnr_db, "top1": found.top1}
+        if labels is not None:
+            row["right"] = right / len(feeds)
         row["stray"] = len(report.stranded) + len(report.unfused)
         row["integer"] = sum(report.integer.values())
     sound = [row for row in rows if "failed" not in row]
@@ -262,7 +241,7 @@ def _measure(
 def _print(rows: Sequence[dict[str, Any]]) -> None:
     click.echo(f"\n{rows[0]['model']}")
     click.echo(
-        f"{'':18}{'cosine':>9}{'dB':>7}{'top-1':>8}{'MB':>8}{'ms':>9}{'x':>7}"
+        f"{'':18}{'cosine':>9}{'dB':>7}{'top-1':>8}{'right':>8}{'MB':>8}{'ms':>9}{'x':>7}"
         f"{'integer':>9}{'stray':>7}"
     )
     for row in rows:
@@ -270,10 +249,11 @@ def _print(rows: Sequence[dict[str, Any]]) -> None:
             click.echo(f"{row['tool']:18} failed: {row['failed']}")
             continue
         top1 = f"{row['top1']:.3f}" if row["top1"] is not None else ""
+        right = f"{row['right']:.2%}" if "right" in row else ""
         latency = f"{row['latency_ms']:.1f}" if "latency_ms" in row else ""
         speedup = f"{row['speedup']:.2f}" if "speedup" in row else ""
         click.echo(
-            f"{row['tool']:18}{row['cosine']:>9.5f}{row['sqnr_db']:>7.1f}{top1:>8}"
+            f"{row['tool']:18}{row['cosine']:>9.5f}{row['sqnr_db']:>7.1f}{top1:>8}{right:>8}"
             f"{row['size_bytes'] / 1e6:>8.1f}{latency:>9}{speedup:>7}"
             f"{row['integer']:>9}{row['stray']:>7}"
         )
