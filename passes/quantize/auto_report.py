@@ -109,4 +109,13 @@ def _why_all_stay(outcome: Outcome, target: float) -> str:
     if nearest.speed is not None and nearest.proven >= target:
         return f"integers are not faster here: {1 / nearest.speed.ratio:.2f}x"
     shown = f" (shown: {nearest.proven:.5f})" if nearest.proven != nearest.quality else ""
-    return f"the quality would be {nearest.quality:.5f}{shown}, below {target:g}"
+    reason = f"the quality would be {nearest.quality:.5f}{shown}, below {target:g}"
+    enough = [
+        (1 / found.speed.ratio, len(found.choice.kept))
+        for found in outcome.evaluations
+        if found.choice.kept and found.speed is not None and found.proven >= target
+    ]
+    if enough:
+        speedup, count = max(enough)
+        reason += f"; with {count} operators in float it holds, at {speedup:.2f}x"
+    return reason

@@ -21,7 +21,8 @@ Preconditions, per layer:
        else uses; the same holds for all layers that read its result.
     3. Between them are only operators with ``f(s x) = s f(x)`` for s > 0: Relu, LeakyRelu,
        PRelu, pooling, Flatten of one pixel. Not Clip: its bound would have to be scaled by
-       channel.
+       channel, and what clips by channel cannot be left to a Q, which saturates at one bound,
+       so that onnxruntime would run the layers around it in float.
     4. Nothing else reads the values in between, and none is a graph output.
     5. Some channel is scaled by ``min_factor`` at least.
 

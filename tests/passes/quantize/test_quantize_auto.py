@@ -130,6 +130,19 @@ def test_target_that_nothing_reaches_keeps_the_original(context: Context) -> Non
     assert "the quality would be 0." in context.ledger.skips[0].reason
 
 
+def test_reason_tells_what_would_hold_where_that_is_no_faster(
+    context: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        AutoBench, "speeds", lambda self, choices: [Speed(0.99, 1.0)] * len(choices)
+    )
+    result = choose(network(), context, target=0.9995, schemes=("static",))
+    assert not result.modified
+    (reason,) = {skip.reason for skip in context.ledger.skips}
+    assert reason.startswith("the quality would be 0.9")
+    assert reason.endswith("below 0.9995; with 2 operators in float it holds, at 1.01x")
+
+
 @pytest.mark.usefixtures("twice_as_fast")
 @pytest.mark.parametrize(("metric", "target"), [("sqnr", 15.0), ("top1", 0.8)])
 def test_other_metrics(metric: str, target: float, context: Context) -> None:
