@@ -3,6 +3,7 @@
 Steps, for each model and for a generated graph:
   1. The pipeline is run again and again, in turn without and with Timing and statistics; the
      model is read anew each time, which is not counted. The passes' own time is the least.
+     A large model gets fewer rounds, and two at least.
   2. "off" is what PassManager without instruments spends beside its passes, "looking on" what
      Timing and the statistics add to that; both are clocked directly.
   3. "ledger" is the time of writing down once more what it has written down: as many nodes,
@@ -52,6 +53,8 @@ MOST_OFF, MOST_ON = 0.5, 5.0
 @click.option("--nodes", type=click.IntRange(0), default=5000, show_default=True,
               help="Size of the generated graph; 0: none.")  # fmt: skip
 @click.option("--rounds", type=click.IntRange(2), default=7, show_default=True)
+@click.option("--seconds", type=script.POSITIVE, default=20.0, show_default=True,
+              help="Processor time after which a model gets no further round.")  # fmt: skip
 def main(models: tuple[pathlib.Path, ...], as_json: bool, **given: Any) -> int:
     """Run the tool; see the module docstring."""
     from graphopt import pipeline
@@ -63,8 +66,8 @@ def main(models: tuple[pathlib.Path, ...], as_json: bool, **given: Any) -> int:
         if given["nodes"]:
             models = (*models, _generated(pathlib.Path(folder), given["nodes"]))
         for model in models:
-            script.say(f"{model.name}: {given['rounds']} rounds")
-            found.append(_measure(model, passes, runtime, given["rounds"]))
+            script.say(f"{model.name}: up to {given['rounds']} rounds")
+            found.append(_measure(model, passes, runtime, given["rounds"], given["seconds"]))
     met = all(one["off_percent"] < MOST_OFF and one["on_percent"] < MOST_ON for one in found)
     if as_json:
         script.print_json({"schema": SCHEMA, "models": found, "met": met})
@@ -103,10 +106,12 @@ class _Counting(Ledger):
 
 
 def _measure(
-    path: pathlib.Path, passes: list[Pass], runtime: Runtime, rounds: int
+    path: pathlib.Path, passes: list[Pass], runtime: Runtime, rounds: int, seconds: float
 ) -> dict[str, Any]:
-    off, on = [], []
-    for _ in range(rounds):
+    off: list[_Run] = []
+    on: list[_Run] = []
+    start = time.process_time()
+    while len(on) < 2 or (len(on) < rounds and time.process_time() - start < seconds):
         off.append(_run(path, passes, runtime, look=False))
         on.append(_run(path, passes, runtime, look=True))
     alone = min(one.passes for one in (*off, *on))
@@ -118,6 +123,7 @@ def _measure(
         "model": path.name,
         "nodes": off[0].nodes,
         "rewrites": off[0].rewrites,
+        "rounds": len(on),
         "passes_ms": round(1e3 * alone, 2),
         **{f"{key}_percent": round(100 * value / alone, 3) for key, value in figures.items()},
     }

@@ -59,7 +59,7 @@ SCHEMA = "graphopt/compare-layers/1"
 @click.option("--worst", "top", type=click.IntRange(0), default=5, show_default=True,
               help="How many layers to blame.")  # fmt: skip
 @click.option("--all", "everything", is_flag=True, help="List every tensor.")
-@click.option("--memory", type=click.IntRange(1), default=16, show_default=True,
+@click.option("--memory", type=click.IntRange(1), default=8, show_default=True,
               help="Megabytes of tensors that one run may return.")  # fmt: skip
 @click.option(
     "--timeout", type=script.POSITIVE, default=600.0, show_default=True, help="For one run."
@@ -67,6 +67,7 @@ SCHEMA = "graphopt/compare-layers/1"
 def main(original: pathlib.Path, candidate: pathlib.Path, as_json: bool, **given: Any) -> int:
     """Run the tool; see the module docstring."""
     from graphopt import model_io
+    from graphopt.analysis.shapes import infer
     from graphopt.answers import first_feeds
     from graphopt.debug.layers import compare_layers, match_names, worst
     from graphopt.debug.ledgers import read_ledger
@@ -85,6 +86,7 @@ def main(original: pathlib.Path, candidate: pathlib.Path, as_json: bool, **given
     )
     tolerance = Tolerance(given["rtol"]) if given["rtol"] is not None else tolerance_of(left)
     names = match_names(left, right, ledger)
+    shapes = {value: shape for value, (_, shape) in infer(left).items()}
     total = sum(len(node.outputs) for node in left.graph)
     with Runtime(given["timeout"]) as runtime:
         layers = compare_layers(
@@ -95,6 +97,7 @@ def main(original: pathlib.Path, candidate: pathlib.Path, as_json: bool, **given
             runtime,
             tolerance=tolerance,
             graph=left.graph,
+            shapes=shapes,
             budget_bytes=given["memory"] << 20,
         )
     first = next((layer for layer in layers if layer.exceeds(given["sqnr"])), None)

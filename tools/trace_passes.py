@@ -90,8 +90,8 @@ def _print(
     rules: list[RuleStatistic],
 ) -> None:
     script.print_table(
-        ("pass", "ms", "peak MB", "rewrites", "nodes", "", "weight bytes", "", "max abs error",
-         "SNR dB", ""),
+        ("pass", "ms", "peak MB", "rewrites", "nodes", "", "bytes", "", "max error", "SNR dB",
+         ""),
         [
             (
                 one.label,

@@ -90,7 +90,8 @@ def load(
         model: Its bytes, or its path.
         level: How much to optimize; a key of ``_LEVELS``.
         threads: Threads of an operator.
-        config: Session configuration entries, and ``optimized_model_filepath``.
+        config: Session configuration entries, ``optimized_model_filepath``, and
+            ``enable_cpu_mem_arena``: ``"0"`` is as without ``arena``.
         arena: Keep memory that was used for the next run.
 
     Raises:
@@ -109,6 +110,8 @@ def load(
         for key, value in config.items():
             if key == "optimized_model_filepath":
                 options.optimized_model_filepath = value
+            elif key == "enable_cpu_mem_arena":
+                options.enable_cpu_mem_arena = arena and value != "0"
             else:
                 options.add_session_config_entry(key, value)
         session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])

@@ -9,6 +9,7 @@ alone.
 
 import ast
 import pathlib
+import tomllib
 
 import pytest
 
@@ -105,3 +106,14 @@ def test_violation_is_caught(folder: str, source: str) -> None:
 )
 def test_allowed_import_passes(folder: str, source: str) -> None:
     assert not violations(folder, source)
+
+
+def test_every_package_is_in_the_wheel() -> None:
+    with (ROOT / "pyproject.toml").open("rb") as file:
+        listed = tomllib.load(file)["tool"]["setuptools"]["packages"]
+    found = [
+        ".".join((name, *init.parent.relative_to(ROOT / folder).parts))
+        for folder, name in PACKAGES.items()
+        for init in (ROOT / folder).rglob("__init__.py")
+    ]
+    assert sorted(listed) == sorted(found)

@@ -15,6 +15,7 @@ import onnx
 import onnx_ir as ir
 import pytest
 
+from graphopt.analysis.shapes import infer
 from graphopt.debug.layers import Layer, compare_layers, match_names, worst
 from graphopt.debug.ledgers import LedgerError, read_ledger
 from graphopt.ledger import Ledger
@@ -116,6 +117,38 @@ def test_the_size_of_the_portions_changes_nothing(runtime: Runtime, budget: int)
     assert sum(portions) == 5
     # A tensor of 2 x 4 floats takes 32 bytes.
     assert max(portions) == {1: 1, 40: 1, 100: 3}.get(budget, 5)
+
+
+def test_weights_in_constant_nodes_are_compared_and_the_models_left_alone(runtime) -> None:
+    model = graphs.load(
+        """g (float[N,2000] x) => (float[N,2000] y) {
+            k = Constant<value = float[1] {2}>() y = Add(x, k) }"""
+    )
+    other = model.clone()
+    for scale, one in ((1, model), (2, other)):
+        data = ir.tensor(np.arange(2000, dtype=np.float32) * scale)
+        one.graph[0].attributes["value"] = ir.AttrTensor("value", data)
+        one.graph[0].outputs[0].shape = None
+    layers = compare(runtime, model, other)
+    assert [layer.fault for layer in layers.values()] == ["", ""]
+    assert layers["k"].range == (0, 1999)
+    assert layers["k"].candidate_range == (0, 3998)
+    for one in (model, other):
+        assert [node.op_type for node in one.graph] == ["Constant", "Add"]
+
+
+def test_inferred_shapes_make_fewer_portions(runtime: Runtime) -> None:
+    steps = " ".join(f"v{at + 1} = Neg(v{at})" for at in range(39))
+    model = graphs.load(f"g (float[N,4] v0) => (float[N,4] y) {{ {steps} y = Neg(v39) }}")
+    for node in list(model.graph)[:-1]:
+        node.outputs[0].shape = None
+    counts = []
+    for shapes in ({}, {value: shape for value, (_, shape) in infer(model).items()}):
+        portions: list[int] = []
+        options = {"advance": portions.append, "shapes": shapes, "budget_bytes": 1 << 16}
+        compare(runtime, model, model, **options)
+        counts.append(len(portions))
+    assert counts == [3, 1]
 
 
 def test_tensors_are_followed_through_the_ledger(runtime: Runtime) -> None:

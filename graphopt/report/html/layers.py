@@ -59,7 +59,7 @@ def layer_rows(
         if (layer := weighted(node)) is not None
     ]
     main = [layer for place, layer in layers if not place]
-    measured, seen = _measure(result, main, runtime, progress)
+    measured, seen = _measure(result, main, shape_of[0], runtime, progress)
     follower = Follower(result.ledger, result.model)
     reasons, searched = _reasons(result), _searched(result)
     rows = []
@@ -104,6 +104,7 @@ def layer_rows(
 def _measure(
     result: Result,
     layers: Sequence[Weighted],
+    shapes: Shapes,
     runtime: Runtime,
     progress: Progress | None,
 ) -> tuple[dict[str, Layer], dict[str, tuple[Bins | None, Bins | None]]]:
@@ -147,6 +148,7 @@ def _measure(
             runtime,
             tolerance=tolerance_for(original),
             graph=original.graph,
+            shapes=shapes,
             advance=advance,
             observe=observe,
         )
