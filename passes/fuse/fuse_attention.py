@@ -29,12 +29,13 @@ Preconditions, per match:
        finite, the scores were not masked before.
     3. Queries, keys, values and result have the same batch and number of heads; those of keys
        and values may be repeated, each for queries that follow each other.
-    4. float32: onnxruntime has other types in part.
+    4. The type is float32 or float16: onnxruntime has no kernels of others.
     5. A mask has the dimensions batch, heads, queries and keys, or fewer with no batch and
        heads to tell apart.
     6. The operator answers like the graph for a query that may look at no key: its scores are
        all ``-inf`` (0 in ``Attention``; ``NaN`` in ``MultiHeadAttention`` and ``Softmax``), or
-       all the lowest number (the mean of the values; in ``Attention`` from -3e38 up).
+       all the lowest number (the mean of the values; in ``Attention`` from -3e38 up). In
+       float16 ``Attention`` adds low masks in that type, and takes none but ``-inf``.
     7. ``Attention``: the model imports opset 23. Those of ``com.microsoft``: keys and values
        are not repeated, and heads come from a tensor of rank 3.
     8. Keys and values from before, in front of new ones by ``Concat``, are taken in where
@@ -43,7 +44,8 @@ Preconditions, per match:
     9. Projections: the weights are of rank 2, and nothing but this attention uses them or what
        they give; of one weight for all three, queries come first and values last.
 
-Numerics: close where queries and keys are finite; measured: rtol 1e-5 of the largest output.
+Numerics: close where queries and keys are finite; measured: rtol 1e-5 of the largest output,
+5e-3 in float16.
 Lengths are above 0: of none, ``Attention`` of onnxruntime raises; MultiHeadAttention does not.
 Scope: main graph and subgraphs.   Leaves alone: dropout in training, other axes of Softmax.
 Reference: https://onnx.ai/onnx/operators/onnx__Attention.html
@@ -65,7 +67,7 @@ from graphopt.rewrite import Reason, Rule, RulePass
 
 from .attention.emit import add_masks, inputs_of, put_result
 from .attention.find import Attention, find_attention
-from .attention.masks import NO_KEY, MaskPlan, plan_masks
+from .attention.masks import LOW, NO_KEY, MaskPlan, plan_masks
 from .attention.operands import Form
 from .contributed import MICROSOFT, import_microsoft
 from .projections import Projections, find_projections
@@ -115,11 +117,13 @@ def _match(
 
 def _plan(found: Attention, facts: Facts, *, contrib: bool, packed: bool) -> Rewrite | Reason:
     # 4.
-    if any(one.value.dtype != ir.DataType.FLOAT for one in (found.q, found.k, found.v)):
+    kinds = {one.value.dtype for one in (found.q, found.k, found.v)}
+    kind = found.q.value.dtype
+    if len(kinds) > 1 or kind is None or kind not in LOW:
         return Reason("onnxruntime has no such kernel for this type")
     # 5. and 6.
     masks = plan_masks(
-        found.masks, found.q.batch, found.heads, guarded=found.guarded, facts=facts
+        found.masks, found.q.batch, found.heads, kind, guarded=found.guarded, facts=facts
     )
     if isinstance(masks, Reason):
         return masks
@@ -128,7 +132,7 @@ def _plan(found: Attention, facts: Facts, *, contrib: bool, packed: bool) -> Rew
         return Reason("keys and values so far are used for something else, too")
     if found.pasts and masks.masks and not masks.full:
         return Reason("the mask is not of all keys")
-    standard = _refusal_of_standard(masks, facts)
+    standard = _refusal_of_standard(masks, kind, facts)
     if contrib:
         contributed = _refusal_of_contributed(found, masks)
         # 9.
@@ -150,7 +154,7 @@ def _is_apart(form: Form, found: Attention) -> bool:
     return form.present is not None and found.between(form.present) is not None
 
 
-def _refusal_of_standard(masks: MaskPlan, facts: Facts) -> str:
+def _refusal_of_standard(masks: MaskPlan, kind: ir.DataType, facts: Facts) -> str:
     """Return why it cannot be an ``Attention``, or ``""``."""
     # 7.
     if facts.opset < OPSET:
@@ -160,6 +164,8 @@ def _refusal_of_standard(masks: MaskPlan, facts: Facts) -> str:
         return "the mask may be -inf for all keys"
     if NO_KEY in masks.floors and not (masks.guarded and masks.floors == {NO_KEY}):
         return "a query whose scores are all -inf would get 0"
+    if kind == ir.DataType.FLOAT16 and masks.floors - {NO_KEY}:
+        return "float16 keeps nothing of scores that are all low"
     return ""
 
 

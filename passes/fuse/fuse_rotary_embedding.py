@@ -18,7 +18,7 @@ Two numbers that are rotated together may also be neighbours, ``x[..., ::2]`` an
 ``b * cos + a * sin``; positions may come before heads (``rotation.py``).
 
 Preconditions, per match:
-    1. The model imports opset 23, and ``x`` is float32.
+    1. The model imports opset 23, and all three are float32 or float16.
     2. Where ``cos`` and ``sin`` are as wide as ``x``, the two numbers of each two are equal:
        constants, or computed element by element from a ``Concat`` of a value with itself, or,
        of neighbours, from a ``Reshape`` of pairs that were repeated.
@@ -27,7 +27,7 @@ Preconditions, per match:
        ``[batch, length, heads, width]``: the same for all heads. Leading 1 may be missing.
     4. The two numbers are those of the halves of its last axis, or neighbours.
 
-Numerics: close; measured: rtol 1e-6 of the largest output.
+Numerics: close; measured: rtol 1e-6 of the largest output, 5e-3 in float16.
 Scope: main graph and subgraphs.   Leaves alone: rotation of a part of the width, as a whole.
 Reference: https://onnx.ai/onnx/operators/onnx__RotaryEmbedding.html
 """
@@ -56,6 +56,7 @@ from .rotation import JOINS, Rotation, find_rotation
 __all__ = ["FuseRotaryEmbedding"]
 
 OPSET = 23
+TYPES = (ir.DataType.FLOAT, ir.DataType.FLOAT16)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,8 +78,9 @@ def _match(node: ir.Node, facts: Facts) -> Rewrite | Reason | None:
     if found is None:
         return None
     # 1.
-    if facts.opset < OPSET or found.x.dtype != ir.DataType.FLOAT:
-        return Reason(f"RotaryEmbedding needs opset {OPSET} and float32")
+    kinds = {value.dtype for value in (found.x, found.cos, found.sin)}
+    if facts.opset < OPSET or len(kinds) > 1 or not kinds < set(TYPES):
+        return Reason(f"RotaryEmbedding needs opset {OPSET} and float32 or float16")
     shape = found.shape
     if len(shape) != 4 or not isinstance(shape[3], int):
         return Reason("what is rotated has not 4 dimensions")

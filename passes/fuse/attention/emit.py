@@ -137,12 +137,12 @@ def add_masks(
     total: ir.Value | None = None
     before = found.product
     for summand in plan.masks:
-        value = _additive(edit, before, summand, facts)
+        value = _additive(edit, found, summand, facts)
         total = value if total is None else edit.node("Add", [total, value], before=before)[0]
     if total is None:
         return None
     if not keep_lowest and any(-np.inf < low < ABOVE_LOWEST for low in plan.floors or ()):
-        floor = edit.constant(np.array(ABOVE_LOWEST, np.float32), "floor", near=before)
+        floor = edit.constant(np.array(ABOVE_LOWEST, _kind(found)), "floor", near=before)
         (total,) = edit.node("Max", [total, floor], before=before)
     if not plan.full:
         one = edit.constant(np.array([1], np.int64), "one", near=before)
@@ -155,11 +155,17 @@ def add_masks(
     return total
 
 
-def _additive(edit: Edit, before: ir.Node, summand: Summand, facts: Facts) -> ir.Value:
-    value, mask = summand.mask.value, summand.mask
+def _kind(found: Attention) -> np.dtype:
+    """Return the type of the scores."""
+    assert found.q.value.dtype is not None
+    return found.q.value.dtype.numpy()
+
+
+def _additive(edit: Edit, found: Attention, summand: Summand, facts: Facts) -> ir.Value:
+    value, mask, before = summand.mask.value, summand.mask, found.product
     if mask.fill is not None:
-        zero = edit.constant(np.zeros((), np.float32), "zero", near=before)
-        fill = edit.constant(np.array(mask.fill, np.float32), "fill", near=before)
+        zero = edit.constant(np.zeros((), _kind(found)), "zero", near=before)
+        fill = edit.constant(np.array(mask.fill, _kind(found)), "fill", near=before)
         branches = [fill, zero] if mask.dropped else [zero, fill]
         (value,) = edit.node("Where", [value, *branches], before=before)
     if not summand.new_axes:

@@ -19,7 +19,8 @@ from graphopt.rewrite import Reason
 
 from .axes import Axis, View
 from .masks import Mask
-from .operands import Form, forms, forms_ahead
+from .operands import Form, forms
+from .results import forms_ahead
 from .scores import (
     probabilities_of,
     runs_over_last_axis,

@@ -21,6 +21,7 @@ from .axes import View
 
 __all__ = [
     "ABOVE_LOWEST",
+    "LOW",
     "NO_KEY",
     "Mask",
     "MaskPlan",
@@ -32,6 +33,10 @@ __all__ = [
 
 NEGLIGIBLE = -1e30
 """A score that is added to such a number vanishes in float32, whatever the score."""
+
+LOW = {ir.DataType.FLOAT: NEGLIGIBLE, ir.DataType.FLOAT16: -1e3}
+"""Type -> what is taken for a mask, and not for a bias. The scores of a row in float16 keep
+nothing of themselves below, in a kernel that adds in that type."""
 
 NO_KEY = float("-inf")
 ABOVE_LOWEST = -3e38
@@ -52,7 +57,7 @@ MOVES = (
 )
 
 Floors: TypeAlias = "frozenset[float] | None"
-"""The numbers below ``NEGLIGIBLE`` that a tensor may hold; ``None``: any."""
+"""The numbers that mask which a tensor may hold (see ``LOW``); ``None``: any."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,10 +95,10 @@ def mask_of_where(
 
 
 def floors_of(value: ir.Value | None, facts: Facts, depth: int = MAX_DEPTH) -> Floors:
-    """Return the numbers below ``NEGLIGIBLE`` that ``value`` may hold."""
+    """Return the numbers that mask which ``value`` may hold."""
     array = facts.array(value)
     if array is not None:
-        return _floors(array)
+        return _floors(array, value.dtype if value is not None else None)
     node = value.producer() if value is not None else None
     if node is None or node.domain or not depth:
         return None
@@ -109,10 +114,10 @@ def floors_of(value: ir.Value | None, facts: Facts, depth: int = MAX_DEPTH) -> F
     return None
 
 
-def _floors(array: np.ndarray) -> Floors:
-    if array.dtype.kind != "f" or np.isnan(array).any():
+def _floors(array: np.ndarray, kind: ir.DataType | None) -> Floors:
+    if kind not in LOW or np.isnan(array).any():
         return None
-    return frozenset(float(one) for one in np.unique(array[array <= NEGLIGIBLE]))
+    return frozenset(float(one) for one in np.unique(array[array <= LOW[kind]]))
 
 
 def _leaves_some_open(mask: Mask, facts: Facts) -> bool:
@@ -120,7 +125,9 @@ def _leaves_some_open(mask: Mask, facts: Facts) -> bool:
     array = facts.array(mask.value)
     if array is None or not array.ndim:
         return False
-    seen = array > NEGLIGIBLE if mask.fill is None else array != mask.dropped
+    kind = mask.value.dtype
+    low = LOW.get(kind, NEGLIGIBLE) if kind is not None else NEGLIGIBLE
+    seen = array > low if mask.fill is None else array != mask.dropped
     return bool(seen.any(axis=-1).all())
 
 
@@ -170,7 +177,7 @@ class MaskPlan:
 
     Attributes:
         masks: Those that do anything.
-        floors: The numbers below ``NEGLIGIBLE`` that their sum may hold; ``None``: any.
+        floors: The numbers that mask which their sum may hold; ``None``: any.
         guarded: Whether queries without any finite score get 0.
         full: Whether the sum is as long as queries and keys, and not broadcast along them.
     """
@@ -182,9 +189,15 @@ class MaskPlan:
 
 
 def plan_masks(
-    masks: Sequence[Mask], batch: Dim, heads: Dim, *, guarded: bool, facts: Facts
+    masks: Sequence[Mask],
+    batch: Dim,
+    heads: Dim,
+    kind: ir.DataType,
+    *,
+    guarded: bool,
+    facts: Facts,
 ) -> MaskPlan | Reason:
-    """Return how an operator is to take ``masks``, or why it cannot."""
+    """Return how an operator is to take ``masks`` of scores of a type, or why it cannot."""
     kept: list[Summand] = []
     floors: list[Floors] = []
     full = [False, False]
@@ -194,8 +207,8 @@ def plan_masks(
         shape = facts.shape(mask.value)
         if shape is None:
             return Reason("the shape of a mask is not known")
-        if mask.fill is None and mask.value.dtype != ir.DataType.FLOAT:
-            return Reason("a mask is not float32")
+        if mask.fill is None and mask.value.dtype != kind:
+            return Reason("a mask is not of the type of the scores")
         new_axes = _new_axes(mask.view, shape, batch, heads)
         if new_axes is None:
             return Reason("a mask has batch and heads in one dimension")

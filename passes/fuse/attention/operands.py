@@ -14,7 +14,7 @@ from graphopt.analysis.symbolic.expressions import Dim, product
 
 from .axes import Axis, View, axes_of, permuted, regrouped
 
-__all__ = ["Form", "constant_factor", "forms", "forms_ahead", "perm_of"]
+__all__ = ["LAYOUT", "Form", "constant_factor", "form_of", "forms", "in_order", "perm_of"]
 
 LAYOUT = ("Flatten", "Reshape", "Squeeze", "Unsqueeze")
 
@@ -72,9 +72,9 @@ def forms(
     past: ir.Value | None = None
     present: ir.Value | None = None
     while True:
-        form = _form(value, view, repeated)
+        form = form_of(value, view, repeated)
         if form is None and len(view) == 4:
-            flat = _form(value, (*view[:2], (*view[2], *view[3])), repeated)
+            flat = form_of(value, (*view[:2], (*view[2], *view[3])), repeated)
             form = dataclasses.replace(flat, exact=False) if flat is not None else None
         if form is not None:
             yield dataclasses.replace(form, scale=scale, past=past, present=present)
@@ -107,7 +107,7 @@ def _behind_past(
     node: ir.Node, value: ir.Value, view: View, repeated: Sequence[Axis], facts: Facts
 ) -> tuple[ir.Value, View] | None:
     """Return the second of two tensors that ``node`` joins along keys, and its view."""
-    form = _form(value, view, repeated) if node.op_type == "Concat" else None
+    form = form_of(value, view, repeated) if node.op_type == "Concat" else None
     if form is None or (form.rank, form.parts) != (4, 1) or len(node.inputs) != 2:
         return None
     new = node.inputs[1]
@@ -166,7 +166,7 @@ def _view_before(
     return None
 
 
-def _form(value: ir.Value, view: View, repeated: Sequence[Axis]) -> Form | None:
+def form_of(value: ir.Value, view: View, repeated: Sequence[Axis]) -> Form | None:
     """Return the form of a value with ``view``, if it is one an operator takes."""
     groups = [[axis for axis in group if axis.size != 1] for group in view]
     present = axes_of(view)
@@ -180,7 +180,7 @@ def _form(value: ir.Value, view: View, repeated: Sequence[Axis]) -> Form | None:
     every = sorted([*leads, *repeated], key=lambda axis: axis.order)
     if [*batch, *heads, *repeated] != every or any(a.role != "lead" for a in repeated):
         return None
-    width, row = _sorted(present, "width"), _sorted(present, "row", "column")
+    width, row = in_order(present, "width"), in_order(present, "row", "column")
     expected = [batch, row, [*parts, *heads, *width]]
     if len(groups) == 4:
         expected = [batch, heads, row, [*parts, *width]]
@@ -198,54 +198,9 @@ def _form(value: ir.Value, view: View, repeated: Sequence[Axis]) -> Form | None:
     )
 
 
-def _sorted(axes: Sequence[Axis], *roles: str) -> list[Axis]:
+def in_order(axes: Sequence[Axis], *roles: str) -> list[Axis]:
     """Return the axes of ``roles`` as an operator has them: in another order, it is wrong."""
     return sorted((one for one in axes if one.role in roles), key=lambda one: one.order)
-
-
-def forms_ahead(value: ir.Value, view: View, facts: Facts) -> Iterator[Form]:
-    """Yield the forms that a result takes behind ``value``, while it has no other use."""
-    last = value.producer()
-    while True:
-        form = _form(value, view, ())
-        if form is not None:
-            yield dataclasses.replace(form, last=last)
-        elif (loose := _in_order(value, view, last)) is not None:
-            yield loose
-        node = facts.only_use(value)
-        if node is None or node.domain or node.inputs[0] is not value:
-            return
-        shape = facts.shape(node.outputs[0])
-        if shape is None:
-            return
-        after: View | None = None
-        if node.op_type == "Transpose":
-            after = tuple(view[source] for source in perm_of(node, len(view)))
-        elif node.op_type in LAYOUT:
-            after = regrouped(view, shape)
-        if after is None:
-            return
-        value, view, last = node.outputs[0], after, node
-
-
-def _in_order(value: ir.Value, view: View, last: ir.Node | None) -> Form | None:
-    """Return the form of a value that has another shape but the order of rank 3."""
-    axes = axes_of(view)
-    leads, rows, widths = (_sorted(axes, role) for role in ("lead", "row", "width"))
-    for count in range(len(leads) + 1):
-        if axes == [*leads[:count], *rows, *leads[count:], *widths] and rows:
-            batch, heads = leads[:count], leads[count:]
-            return Form(
-                value,
-                3,
-                product(axis.size for axis in batch),
-                product(axis.size for axis in heads),
-                1,
-                product(axis.size for axis in widths),
-                last=last,
-                exact=False,
-            )
-    return None
 
 
 def constant_factor(node: ir.Node, facts: Facts) -> tuple[ir.Value, float] | None:
