@@ -119,10 +119,42 @@ class Builder:
             ("CumSum", [data, self.weight(np.zeros(1))], {}),
         ]
         if self.truths:
+            truth = self.pick(self.truths)
+            choices.append((str(rng.choice(["Or", "And", "Xor"])), [truth, truth], {}))
+            choices.append(("Equal", [vector, vector], {}))
             choices.append(("Where", [self.pick(self.truths), vector, other], {}))
             choices.append(("Not", [self.pick(self.truths)], {}))
             choices.append(("And", [self.pick(self.truths), self.pick(self.truths)], {}))
         self.add(*choices[rng.integers(len(choices))])
+
+    def grow_pair(self) -> None:
+        """Try two nodes in a row that a rule may take for one."""
+        rng, data = self.rng, self.pick(self.data)
+        rank = self.runs[0][data].ndim
+        kind = int(rng.integers(5))
+        for _ in range(2):
+            if kind == 0:
+                bounds = [self.weight([int(n)]) for n in rng.integers(-5, 6, 2)]
+                if rng.random() < 0.4:
+                    bounds[1] = self.weight([2**63 - 1])
+                step = self.weight(rng.choice([1, 1, 1, 2, -1], 1))
+                self.add("Slice", [data, *bounds, self.weight([self.axis(data)]), step], {})
+            elif kind == 1:
+                widths = self.weight(rng.integers(0, 3, 2 * rank))
+                mode = str(rng.choice(["constant", "edge"]))
+                self.add("Pad", [data, widths], {"mode": mode})
+            elif kind == 2:
+                self.add("Concat", [data, data], {"axis": self.axis(data)})
+            elif kind == 3:
+                ones = [1] * (rank - 1) if rank else []
+                target = self.weight([int(rng.integers(1, 3)), *ones, 1])
+                self.add("Expand", [data, target], {})
+                self.add("Add", [self.data[-1], data], {})
+            else:
+                axis = self.axis(data)
+                self.add("Split", [data], {"axis": axis, "num_outputs": 2})
+                self.add("Concat", self.data[-2:], {"axis": axis})
+            data = self.data[-1]
 
     def add(
         self, op: str, inputs: list[str], attributes: dict[str, object] | None = None

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 __all__ = ["PRESETS", "SEARCHES"]
 
-SIMPLIFY = (
-    "inline-functions,infer-shapes,"
-    "[fold-constants,fold-shapes,inline-if,eliminate-identity,eliminate-noop,"
-    "eliminate-neutral,eliminate-inverse-pairs,fuse-clips,fuse-reshapes,"
-    "fuse-transposes,eliminate-common-subexpressions,eliminate-dead-code,"
-    "deduplicate-initializers],infer-shapes"
+_EXACT = (
+    "fold-constants,fold-shapes,inline-if,eliminate-identity,eliminate-noop,"
+    "eliminate-neutral,eliminate-decided,eliminate-not,eliminate-inverse-pairs,"
+    "eliminate-sequences,eliminate-unused-outputs,fuse-clips,fuse-slices,fuse-pads,"
+    "fuse-concats,fuse-expands,fuse-reshapes,fuse-transposes"
 )
+_FUSE = (
+    "fuse-matmul-add,fuse-conv-batchnorm,fuse-conv-pad,fuse-activations,"
+    "fuse-gelu,fuse-layer-normalization,fuse-rms-normalization,fuse-softmax,fuse-scale"
+)
+_CLEAN = "eliminate-common-subexpressions,eliminate-dead-code,deduplicate-initializers"
+SIMPLIFY = f"inline-functions,infer-shapes,[{_EXACT},{_CLEAN}],infer-shapes"
 DEFAULT = (
-    "inline-functions,infer-shapes,"
-    "[fold-constants,fold-shapes,inline-if,eliminate-identity,eliminate-noop,"
-    "eliminate-neutral,eliminate-inverse-pairs,fuse-clips,fuse-reshapes,"
-    "fuse-transposes,fuse-matmul-add,fuse-conv-batchnorm,fuse-conv-pad,fuse-activations,"
-    "fuse-gelu,fuse-layer-normalization,fuse-rms-normalization,fuse-softmax,fuse-scale,"
-    "eliminate-common-subexpressions,eliminate-dead-code,"
-    "deduplicate-initializers],add-before-layer-norm,infer-shapes"
+    f"inline-functions,infer-shapes,[{_EXACT},{_FUSE},{_CLEAN}],"
+    "add-before-layer-norm,infer-shapes"
 )
 ONNXRUNTIME = (
     "upgrade-opset{to=23},default,"

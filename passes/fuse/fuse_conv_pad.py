@@ -25,15 +25,14 @@ from typing import ClassVar
 
 import onnx_ir as ir
 
-from graphopt.analysis.constants import attribute, tensor_of
+from graphopt.analysis.constants import attribute
 from graphopt.analysis.facts import Facts
+from graphopt.analysis.padding import pad_value, pad_widths
 from graphopt.edit import Edit, Rewrite
 from graphopt.passbase import Context, Promise
 from graphopt.rewrite import Reason, Rule, RulePass
 
 __all__ = ["FuseConvPad"]
-
-PADS_ARE_INPUTS = 11
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,7 +64,7 @@ def _match(conv: ir.Node, facts: Facts) -> Rewrite | Reason | None:
         return Reason("the Conv computes its padding itself")
     # 2.
     shape = facts.shape(y)
-    widths = None if shape is None else _widths(pad, facts, len(shape))
+    widths = None if shape is None else pad_widths(pad, facts, len(shape))
     if shape is None or widths is None:
         return Reason("its widths are not known")
     rank = len(shape)
@@ -89,26 +88,5 @@ def _match(conv: ir.Node, facts: Facts) -> Rewrite | Reason | None:
 
 
 def _pads_with_zero(pad: ir.Node, facts: Facts) -> bool:
-    if facts.opset < PADS_ARE_INPUTS:
-        return not attribute(pad, "value", 0.0)
-    value = pad.inputs[2] if len(pad.inputs) > 2 else None
-    tensor = tensor_of(value)
-    return value is None or (tensor is not None and not tensor.numpy().any())
-
-
-def _widths(pad: ir.Node, facts: Facts, rank: int) -> list[int] | None:
-    """Return the widths of all axes: in front of each, then behind each."""
-    if facts.opset < PADS_ARE_INPUTS:
-        return list(attribute(pad, "pads"))
-    given = facts.content(pad.inputs[1])
-    listed = facts.content(pad.inputs[3]) if len(pad.inputs) > 3 else None
-    if given is None or (len(pad.inputs) > 3 and pad.inputs[3] is not None and listed is None):
-        return None
-    widths = given.tolist()
-    axes = list(range(rank)) if listed is None else [axis % rank for axis in listed.tolist()]
-    if not all(isinstance(width, int) for width in widths):
-        return None
-    full = [0] * (2 * rank)
-    for index, axis in enumerate(axes):
-        full[axis], full[axis + rank] = widths[index], widths[index + len(axes)]
-    return full
+    value = pad_value(pad, facts)
+    return value is not None and not value.any()

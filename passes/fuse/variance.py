@@ -8,6 +8,7 @@ import onnx_ir as ir
 
 from graphopt.analysis.constants import attribute, tensor_of
 from graphopt.analysis.facts import Facts
+from graphopt.analysis.producers import producer
 from graphopt.analysis.symbolic import Shape
 from graphopt.rewrite import Reason
 
@@ -20,12 +21,6 @@ def operand(node: ir.Node, value: ir.Value) -> ir.Value | None:
     """Return the other operand of ``node``; ``value`` itself where it is both."""
     a, b = node.inputs
     return b if a is value else a
-
-
-def producer(value: ir.Value | None, *op_types: str) -> ir.Node | None:
-    """Return the node that computes ``value`` if it is one of ``op_types``."""
-    node = value.producer() if value is not None else None
-    return node if node is not None and node.op_type in op_types and not node.domain else None
 
 
 @dataclasses.dataclass(frozen=True)

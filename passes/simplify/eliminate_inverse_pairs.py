@@ -8,8 +8,8 @@ Before -> after::
     a = Cast(x, to=INT32)       # x: bool                        (a only where used)
     y = Cast(a, to=FLOAT)                                 ->     y = Cast(x, to=FLOAT)
 
-    a, b, c = Split(x, axis=1)                                   (removed)
-    y = Concat(a, b, c, axis=1)                           ->     y = x
+    a, b, c = Split(x, axis=1)                                   (a, b, c only where used)
+    y = Concat(z, a, b, c, axis=1)                        ->     y = Concat(z, x, axis=1)
 
     a = Concat(x, z, axis=0)    # x, z: float[2, N]              b = x
     b, c = Split(a, [2, 2], axis=0)                       ->     c = z
@@ -19,7 +19,7 @@ Before -> after::
 Preconditions, per match:
     1. ``Cast``: the type in the middle holds every value of the first one (``_HOLDS``), and
        the last one does, or is the first one.
-    2. ``Concat`` of all outputs of one ``Split``, in their order, each once.
+    2. ``Concat`` of all outputs of one ``Split``, one after the other, in their order.
     3. ``Split`` of a ``Concat``: as many parts, of the same sizes.
     4. ``Split`` and ``Concat`` are of the same axis.
 
@@ -40,6 +40,7 @@ import onnx_ir as ir
 
 from graphopt.analysis.constants import attribute
 from graphopt.analysis.facts import Facts
+from graphopt.analysis.producers import producer
 from graphopt.edit import Edit, Rewrite
 from graphopt.passbase import Context, Promise
 from graphopt.rewrite import Reason, Rule, RulePass
@@ -60,6 +61,7 @@ _HOLDS: dict[ir.DataType, tuple[ir.DataType, ...]] = {
     _T.UINT32: (_T.UINT64, *_INT64, _T.DOUBLE),
     _T.INT32: (*_INT64, _T.DOUBLE),
     _T.FLOAT16: (_T.FLOAT, _T.DOUBLE),
+    _T.BFLOAT16: (_T.FLOAT, _T.DOUBLE),
     _T.FLOAT: (_T.DOUBLE,),
 }  # fmt: skip
 """Type -> those that hold all its values."""
@@ -85,7 +87,7 @@ class EliminateInversePairs(RulePass):
 
 def _match_cast(node: ir.Node, facts: Facts) -> Rewrite | Reason | None:
     del facts
-    first = _producer(node.inputs[0], "Cast")
+    first = producer(node.inputs[0], "Cast")
     x = first.inputs[0] if first is not None else None
     if first is None or x is None or x.dtype is None:
         return None
@@ -105,21 +107,45 @@ def _match_cast(node: ir.Node, facts: Facts) -> Rewrite | Reason | None:
 
 
 def _match_concat(node: ir.Node, facts: Facts) -> Rewrite | Reason | None:
-    split = _producer(node.inputs[0], "Split") if node.inputs else None
-    x = split.inputs[0] if split is not None else None
-    if split is None or x is None:
-        return None
-    # 2.
-    if tuple(node.inputs) != tuple(split.outputs):
-        return Reason("the parts are not all of those of the Split, in their order")
-    # 4.
-    if not _same_axis(split, node, facts.shape(x)):
-        return Reason("the Split is of another axis")
-    return lambda edit: edit.supersede(node, x)
+    parts: list[ir.Value | None] = []
+    reason: Reason | None = None
+    at = 0
+    while at < len(node.inputs):
+        value = node.inputs[at]
+        split = producer(value, "Split")
+        outputs = () if split is None else tuple(split.outputs)
+        # 2.
+        if split is None or tuple(node.inputs[at : at + len(outputs)]) != outputs:
+            reason = reason or (Reason("not all parts of the Split follow") if split else None)
+        # 4.
+        elif not _same_axis(split, node, facts.shape(split.inputs[0])):
+            reason = reason or Reason("the Split is of another axis")
+        else:
+            value = split.inputs[0]
+            at += len(outputs) - 1
+        parts.append(value)
+        at += 1
+    if len(parts) == len(node.inputs):
+        return reason
+
+    def rewrite(edit: Edit) -> None:
+        new = parts[0]
+        if len(parts) > 1:
+            (new,) = edit.node(
+                "Concat",
+                parts,
+                before=node,
+                attributes=dict(node.attributes),
+                like=node.outputs,
+                name=node.name or "",
+            )
+        edit.supersede(node, new)
+
+    return rewrite
 
 
 def _match_split(node: ir.Node, facts: Facts) -> Rewrite | Reason | None:
-    concat = _producer(node.inputs[0], "Concat")
+    concat = producer(node.inputs[0], "Concat")
     if concat is None:
         return None
     whole = facts.shape(concat.outputs[0])
@@ -135,7 +161,7 @@ def _match_split(node: ir.Node, facts: Facts) -> Rewrite | Reason | None:
 
 def _match_twice(node: ir.Node, facts: Facts) -> Rewrite | Reason | None:
     del facts
-    first = _producer(node.inputs[0], node.op_type)
+    first = producer(node.inputs[0], node.op_type)
     x = first.inputs[0] if first is not None else None
     return None if x is None else lambda edit: edit.supersede(node, x)
 
@@ -143,11 +169,3 @@ def _match_twice(node: ir.Node, facts: Facts) -> Rewrite | Reason | None:
 def _same_axis(split: ir.Node, concat: ir.Node, shape: Sequence[object] | None) -> bool:
     one, other = attribute(split, "axis", 0), attribute(concat, "axis")
     return one == other or (shape is not None and (one - other) % len(shape) == 0)
-
-
-def _producer(value: ir.Value | None, op_type: str) -> ir.Node | None:
-    """Return what computes ``value``, if it is an ``op_type``."""
-    found = value.producer() if value is not None else None
-    return (
-        found if found is not None and found.op_type == op_type and not found.domain else None
-    )

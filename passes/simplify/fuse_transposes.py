@@ -38,6 +38,7 @@ import onnx_ir as ir
 
 from graphopt.analysis.constants import attribute
 from graphopt.analysis.facts import Facts
+from graphopt.analysis.producers import producer
 from graphopt.analysis.symbolic import Dim, Shape
 from graphopt.analysis.symbolic.targets import reshape_target
 from graphopt.edit import Edit, Rewrite
@@ -73,9 +74,8 @@ def _permutation(node: ir.Node, facts: Facts) -> list[int] | None:
 
 
 def _match(node: ir.Node, facts: Facts) -> Rewrite | Reason | None:
-    middle, result = node.inputs[0], node.outputs[0]
-    first = middle.producer() if middle is not None else None
-    if first is None or first.op_type != "Transpose" or first.domain:
+    first, result = producer(node.inputs[0], "Transpose"), node.outputs[0]
+    if first is None:
         return None
     x, outer, inner = first.inputs[0], _permutation(node, facts), _permutation(first, facts)
     # 1.
@@ -122,8 +122,8 @@ def _match_ones(node: ir.Node, facts: Facts) -> Rewrite | Reason | None:
 
 
 def _match_joined(last: ir.Node, facts: Facts) -> Rewrite | Reason | None:
-    transpose = _producer(last, "Transpose")
-    first = _producer(transpose, "Reshape")
+    transpose = producer(last.inputs[0], "Transpose")
+    first = producer(transpose.inputs[0], "Reshape") if transpose is not None else None
     if transpose is None or first is None:
         return None
     x, result = first.inputs[0], last.outputs[0]
@@ -151,15 +151,6 @@ def _match_joined(last: ir.Node, facts: Facts) -> Rewrite | Reason | None:
         edit.supersede(last, new)
 
     return rewrite
-
-
-def _producer(node: ir.Node | None, op_type: str) -> ir.Node | None:
-    """Return what computes the first input of ``node``, if it is an ``op_type``."""
-    value = None if node is None else node.inputs[0]
-    found = None if value is None else value.producer()
-    if found is None or found.domain or found.op_type != op_type:
-        return None
-    return found
 
 
 def _groups(source: Shape, joined: Shape) -> list[list[int]] | None:

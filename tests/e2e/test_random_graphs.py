@@ -45,8 +45,8 @@ def _check(seeds: range) -> None:
     with Runtime() as runtime:
         for seed in seeds:
             builder = Builder(seed)
-            for _ in range(25):
-                builder.grow()
+            for step in range(25):
+                builder.grow_pair() if step % 5 == 4 else builder.grow()
             proto = _model(builder)
             context = Context()
             context.share(runtime)

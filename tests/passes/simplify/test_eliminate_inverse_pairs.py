@@ -37,6 +37,16 @@ def test_split_and_concat() -> None:
     )
 
 
+def test_split_and_concat_among_others() -> None:
+    head = f"g ({INPUTS}) => (float[14, N] y) {WEIGHTS}"
+    split = "a, c = Split <axis=0, num_outputs=2> (x)"
+    assert_rewrites(
+        EliminateInversePairs(),
+        f"{head} {{ {split}\n d = Concat <axis=0> (z, a, c, x, a, c)\n y = Relu(d) }}",
+        f"{head} {{ {split}\n d = Concat <axis=0> (z, x, x, x)\n y = Relu(d) }}",
+    )
+
+
 def test_concat_and_split() -> None:
     head = f"g ({INPUTS}) => (float[4, N] y, float[2, N] w) {WEIGHTS}"
     concat = "a = Concat <axis=0> (x, z)"
@@ -82,8 +92,8 @@ OTHERS = {
     "concat_of_a_part": (
         "a, c = Split <axis=0, num_outputs=2> (x)\n d = Concat <axis=0> (a)\n y = Relu(x)"
     ),
-    "concat_of_a_part_twice": (
-        "a, c = Split <axis=0, num_outputs=2> (x)\n y = Concat <axis=0> (a, c, a)"
+    "concat_of_parts_with_another_between": (
+        "a, c = Split <axis=0, num_outputs=2> (x)\n y = Concat <axis=0> (a, z, c)"
     ),
     "concat_along_another_axis": (
         "a, c = Split <axis=0, num_outputs=2> (x)\n y = Concat <axis=1> (a, c)"
