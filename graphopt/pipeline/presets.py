@@ -12,7 +12,8 @@ _EXACT = (
 )
 _FUSE = (
     "fuse-matmul-add,fuse-conv-batchnorm,fuse-conv-pad,fuse-activations,"
-    "fuse-gelu,fuse-layer-normalization,fuse-rms-normalization,fuse-softmax,fuse-scale"
+    "fuse-gelu,fuse-layer-normalization,fuse-rms-normalization,fuse-softmax,fuse-scale,"
+    "fuse-scale-before"
 )
 _CLEAN = "eliminate-common-subexpressions,eliminate-dead-code,deduplicate-initializers"
 SIMPLIFY = f"inline-functions,infer-shapes,[{_EXACT},{_CLEAN}],infer-shapes"
