@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from graphopt.errors import EXIT_DEFECT, GraphoptError
+from graphopt.ending import EndingInALine
 
 __all__ = ["Command", "Report", "progress"]
 
@@ -16,7 +16,7 @@ Report = Callable[[str, int, int, str], None]
 """Called as work goes on: what is done, steps done, steps in all, a word on the last one."""
 
 
-class Command(click.Command):
+class Command(EndingInALine):
     """A command whose errors become one line and a documented exit code."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -25,28 +25,9 @@ class Command(click.Command):
             ["--traceback"],
             is_flag=True,
             expose_value=False,
-            callback=lambda ctx, _, value: ctx.meta.update(traceback=value),
             help="Show where an error was raised.",
         )
         self.params.append(option)
-
-    def invoke(self, ctx: click.Context) -> Any:
-        """Run the command; see ``graphopt.errors`` for the exit codes."""
-        try:
-            return super().invoke(ctx)
-        except GraphoptError as error:
-            if ctx.meta["traceback"]:
-                raise
-            click.echo(f"error: {error}", err=True)
-            ctx.exit(error.exit_code)
-        except (click.ClickException, click.Abort, click.exceptions.Exit):
-            raise
-        except Exception as error:
-            if ctx.meta["traceback"]:
-                raise
-            click.echo(f"defect: {type(error).__name__}: {error}", err=True)
-            click.echo("Run again with --traceback and report this.", err=True)
-            ctx.exit(EXIT_DEFECT)
 
 
 @contextlib.contextmanager
@@ -63,7 +44,8 @@ def progress() -> Iterator[Report]:
         Remaining(),
         TextColumn("{task.fields[note]}"),
     )
-    with Progress(*columns, console=Console(stderr=True)) as bar:
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
         tasks: dict[str, Any] = {}
 
         def report(what: str, done: int, total: int, note: str) -> None:

@@ -125,7 +125,7 @@ def write_samples(folder: pathlib.Path) -> list[pathlib.Path]:
     return paths
 
 
-@click.command(cls=Command)
+@click.command("data", cls=Command)
 @click.option(
     "-o",
     "--output",

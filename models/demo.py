@@ -217,7 +217,7 @@ def _show(rows: Sequence[Row], count: int) -> None:
     Console(width=100).print(table)
 
 
-@click.command(cls=Command)
+@click.command("demo", cls=Command)
 @click.option(
     "--folder",
     type=click.Path(path_type=pathlib.Path, file_okay=False),

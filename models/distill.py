@@ -20,7 +20,7 @@ from .train import show
 __all__ = ["main"]
 
 
-@click.command(cls=Command)
+@click.command("distill", cls=Command)
 @click.argument("network")
 @click.option(
     "--teacher",

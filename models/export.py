@@ -65,7 +65,7 @@ def export_network(
     return exporters.check(network, path, interface, batches)
 
 
-@click.command(cls=Command)
+@click.command("export", cls=Command)
 @click.argument(
     "checkpoint", type=click.Path(path_type=pathlib.Path, dir_okay=False, exists=True)
 )

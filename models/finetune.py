@@ -156,7 +156,7 @@ def accuracies(
         yield name, 100.0 * float(np.mean(right))
 
 
-@click.command(cls=Command)
+@click.command("finetune", cls=Command)
 @click.argument(
     "checkpoint", type=click.Path(path_type=pathlib.Path, dir_okay=False, exists=True)
 )

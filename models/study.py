@@ -121,7 +121,7 @@ def _fold(data: Split, seed: int) -> tuple[Split, Split]:
     return first, second
 
 
-@click.command(cls=Command)
+@click.command("study", cls=Command)
 @click.option("--seeds", type=click.IntRange(1), default=5, show_default=True)
 @click.option("--tune", "tuning", is_flag=True, help="Try temperatures and mixes.")
 def main(seeds: int, tuning: bool) -> None:

@@ -32,7 +32,7 @@ def show(path: pathlib.Path, name: str) -> None:
     click.echo(f"{path}: {name}, {right:.1f} % of {len(test)} test samples right")
 
 
-@click.command(cls=Command)
+@click.command("train", cls=Command)
 @click.argument("network")
 @click.option(
     "-o",

@@ -221,7 +221,7 @@ def _mask(batch: int, length: int) -> torch.Tensor:
     return mask
 
 
-@click.command(cls=Command)
+@click.command("zoo", cls=Command)
 @click.argument("names", nargs=-1, type=click.Choice(NAMES))
 @click.option("--kinds", default="ts,dyn", show_default=True, help="Exporters, by commas.")
 @click.option(

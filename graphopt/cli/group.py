@@ -7,17 +7,24 @@ import logging
 import click
 
 from graphopt.cli.bench import bench
-from graphopt.cli.ending import Group
 from graphopt.cli.inspect import inspect
 from graphopt.cli.log import Log
 from graphopt.cli.optimize import optimize
 from graphopt.cli.passes import passes
 from graphopt.cli.validate import validate
+from graphopt.ending import EndingInALine
 
 __all__ = ["main"]
 
 
-@click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
+class Group(EndingInALine, click.Group):
+    """The command whose commands are those of graphopt."""
+
+    traceback_flag = "--debug"
+    when_stopped = "stopped; nothing was written."
+
+
+@click.group("graphopt", cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--debug", is_flag=True, help="Log every decision, and show tracebacks.")
 @click.option("-v", "--verbose", is_flag=True, help="Log what each pass did.")
 @click.version_option(package_name="graphopt")
