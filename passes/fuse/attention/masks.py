@@ -94,30 +94,35 @@ def mask_of_where(
     return None
 
 
-def floors_of(value: ir.Value | None, facts: Facts, depth: int = MAX_DEPTH) -> Floors:
-    """Return the numbers that mask which ``value`` may hold."""
+def floors_of(
+    value: ir.Value | None, facts: Facts, low: float, depth: int = MAX_DEPTH
+) -> Floors:
+    """Return the numbers up to ``low`` that ``value`` may hold."""
     array = facts.array(value)
     if array is not None:
-        return _floors(array, value.dtype if value is not None else None)
+        return _floors(array, low)
     node = value.producer() if value is not None else None
     if node is None or node.domain or not depth:
         return None
     if node.op_type in MOVES:
-        return floors_of(node.inputs[0], facts, depth - 1)
+        return floors_of(node.inputs[0], facts, low, depth - 1)
+    if node.op_type == "Cast" and value is not None and value.dtype in LOW:
+        # What a type cannot hold may stay as it is: onnxruntime leaves out casts and back.
+        return floors_of(node.inputs[0], facts, low, depth - 1)
     if node.op_type in ("Where", "Concat", "Max"):
         sources = node.inputs[1:] if node.op_type == "Where" else node.inputs
-        return _joined([floors_of(one, facts, depth - 1) for one in sources])
+        return _joined([floors_of(one, facts, low, depth - 1) for one in sources])
     if node.op_type == "Add":
-        summands = [floors_of(one, facts, depth - 1) for one in node.inputs]
+        summands = [floors_of(one, facts, low, depth - 1) for one in node.inputs]
         # Two of them might add up to something else.
         return None if all(one != frozenset() for one in summands) else _joined(summands)
     return None
 
 
-def _floors(array: np.ndarray, kind: ir.DataType | None) -> Floors:
-    if kind not in LOW or np.isnan(array).any():
+def _floors(array: np.ndarray, low: float) -> Floors:
+    if array.dtype.kind != "f" or np.isnan(array).any():
         return None
-    return frozenset(float(one) for one in np.unique(array[array <= LOW[kind]]))
+    return frozenset(float(one) for one in np.unique(array[array <= low]))
 
 
 def _leaves_some_open(mask: Mask, facts: Facts) -> bool:
@@ -217,7 +222,9 @@ def plan_masks(
             floors.append(frozenset())
         else:
             floors.append(
-                floors_of(mask.value, facts) if mask.fill is None else frozenset({mask.fill})
+                floors_of(mask.value, facts, LOW[kind])
+                if mask.fill is None
+                else frozenset({mask.fill})
             )
         for axis in (-2, -1):
             length = product(one.size for one in mask.view[axis])

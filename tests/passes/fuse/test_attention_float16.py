@@ -25,6 +25,10 @@ def half(text: str, opset: int = 23) -> ir.Model:
     for value in (*proto.graph.input, *proto.graph.output):
         if value.type.tensor_type.elem_type == FLOAT:
             value.type.tensor_type.elem_type = HALF
+    for node in proto.graph.node:
+        for attr in node.attribute:
+            if node.op_type == "Cast" and attr.i == FLOAT:
+                attr.i = HALF
     for tensor in proto.graph.initializer:
         data = numpy_helper.to_array(tensor)
         if tensor.data_type == FLOAT:
@@ -89,6 +93,16 @@ def test_a_mask_by_which_each_query_sees_a_key() -> None:
     old = text.partition("table = {")[2].partition("}")[0]
     operators, _ = fuse(text.replace(old, ", ".join(numbers)), Target.STANDARD)
     assert operators[-1] == "Attention"
+
+
+@pytest.mark.parametrize("low", ["-inf", "-1e9", "-5e3"])
+def test_a_mask_that_was_made_in_another_type(low: str) -> None:
+    # onnxruntime computes with -1e9, which float16 cannot hold, without the Cast.
+    text = Spelling("mul", "guarded").text()
+    text = text.replace("bool never = {0}", f"double low = {{{low}}}, double nil = {{0}}")
+    wide = "wide = Where(m, nil, low) f = Cast <to = 1> (wide)"
+    operators, _ = fuse(text.replace("f = Where(m, zero, infinite)", wide), Target.STANDARD)
+    assert (operators[-1] == "Attention") == (low == "-inf")
 
 
 def test_scores_that_are_replaced_by_the_lowest_number() -> None:
