@@ -141,7 +141,7 @@ class Edit(Changes):
         """
         graph = near.graph
         assert graph is not None
-        tensor = ir.tensor(data) if isinstance(data, np.ndarray) else data
+        tensor = ir.Tensor(data) if isinstance(data, np.ndarray) else data
         if self.model.ir_version < FREE_INITIALIZERS:
             like = ir.Value(
                 name=name,
@@ -169,7 +169,7 @@ class Edit(Changes):
         """Give the initializer ``value`` other data; every use of it sees the new data."""
         old = value.const_value
         assert old is not None, "only an initializer has a tensor to set"
-        tensor = ir.tensor(data) if isinstance(data, np.ndarray) else data
+        tensor = ir.Tensor(data) if isinstance(data, np.ndarray) else data
         name = value.name or ""
         self.entry.weights_removed.append(weight_record(name, old))
         self.entry.weights_added.append(weight_record(name, tensor))

@@ -23,8 +23,9 @@ def tensor_of(value: ir.Value | None) -> ir.TensorProtocol | None:
     if producer is None or producer.op_type != "Constant" or producer.domain:
         return None
     plain = producer.attributes.get("value")
-    if plain is not None and not plain.is_ref():
-        return plain.as_tensor()
+    if plain is not None and plain.type == ir.AttributeType.TENSOR and not plain.is_ref():
+        # Not as_tensor(), which looks for each method of the protocol every time.
+        return plain.value  # type: ignore[no-any-return]  # what the type says it is
     return ir.convenience.get_const_tensor(value)
 
 

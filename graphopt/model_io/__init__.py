@@ -9,13 +9,14 @@ from graphopt.model_io.loading import input_specs, load
 from graphopt.model_io.outline import outline
 from graphopt.model_io.saving import ExternalData, Saved, Stage, save, staged
 from graphopt.model_io.skeleton import skeleton
-from graphopt.model_io.tensors import MappedTensor
+from graphopt.model_io.tensors import MappedTensor, ends_of
 
 __all__ = [
     "ExternalData",
     "MappedTensor",
     "Saved",
     "Stage",
+    "ends_of",
     "input_specs",
     "load",
     "outline",

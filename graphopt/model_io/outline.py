@@ -100,7 +100,7 @@ def _fill_attribute(
         ir.serde.serialize_reference_attribute_into(proto, attr)
     elif attr.type == ir.AttributeType.TENSOR:
         proto.name, proto.type = attr.name, onnx.AttributeProto.TENSOR
-        _fill_tensor(proto.t, attr.as_tensor())
+        _fill_tensor(proto.t, attr.value)
     elif attr.type == ir.AttributeType.GRAPH:
         proto.name, proto.type = attr.name, onnx.AttributeProto.GRAPH
         _fill(proto.g, attr.as_graph(), recorded)

@@ -6,7 +6,7 @@ import hashlib
 import os
 import pathlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from types import TracebackType
 from typing import Self
 
@@ -91,14 +91,15 @@ class Sink:
             tensor.source.copy_to(self._descriptor, tensor.offset, tensor.nbytes, see)
             self.size += tensor.nbytes
             return
-        data = _data_of(tensor)
-        if len(data) != tensor.nbytes:
+        before = self.size
+        for data in _data_of(tensor):
+            self.write(data)
+        if (size := self.size - before) != tensor.nbytes:
             raise PassError(
                 "tensor-size",
                 f"tensor {tensor.name!r} says it is {tensor.nbytes} bytes and delivers "
-                f"{len(data)}.",
+                f"{size}.",
             )
-        self.write(data)
 
     def align(self, alignment: int) -> None:
         """Append zeros up to a multiple of ``alignment``."""
@@ -115,10 +116,23 @@ class Sink:
             view = view[os.write(self._descriptor, view) :]
 
 
-def _data_of(tensor: ir.TensorProtocol) -> bytes | memoryview:
+def _data_of(tensor: ir.TensorProtocol) -> Iterator[bytes | memoryview]:
+    """Yield the data of ``tensor`` in pieces."""
     # The array itself, not a copy of it as bytes, where its layout is that of the file.
     if tensor.dtype.bitwidth >= 8 and sys.byteorder == "little":
-        array = np.ascontiguousarray(tensor.numpy())
+        array = tensor.numpy()
         if array.dtype.byteorder != ">" and array.itemsize * 8 == tensor.dtype.bitwidth:
-            return array.reshape(-1).view(np.uint8).data
-    return tensor.tobytes()
+            for part in _parts_of(array):
+                yield np.ascontiguousarray(part).reshape(-1).view(np.uint8).data
+            return
+    yield tensor.tobytes()
+
+
+def _parts_of(array: np.ndarray) -> Iterator[np.ndarray]:
+    """Yield the parts of ``array`` that are copied at once: all of it where none is needed."""
+    if array.flags.c_contiguous:
+        yield array
+        return
+    rows = max(1, BUFFER_BYTES * len(array) // array.nbytes)
+    for start in range(0, len(array), rows):
+        yield array[start : start + rows]

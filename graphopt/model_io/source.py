@@ -82,8 +82,9 @@ class SourceFile:
         """Return a uint8 array of ``size`` bytes of the file, read into memory.
 
         Raises:
-            ModelError: The file has become shorter.
+            ModelError: The file was changed since it was opened.
         """
+        self.check_unchanged()
         array = np.empty(size, np.uint8)
         done = 0
         while done < size:

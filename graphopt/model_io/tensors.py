@@ -1,7 +1,8 @@
-"""Tensors whose data stays in the file they came from, and sparse ones."""
+"""Tensors whose data stays in the file they came from or in its proto, and sparse ones."""
 
 from __future__ import annotations
 
+import math
 import weakref
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,37 @@ from graphopt.model_io.source import SourceFile
 if TYPE_CHECKING:
     from onnx_ir import TensorProtocol
 
-__all__ = ["MappedTensor", "SparseTensor"]
+__all__ = ["MappedTensor", "ParsedTensor", "SparseTensor", "ends_of"]
+
+
+class ParsedTensor(ir.TensorProtoTensor):
+    """A tensor that is a proto, which says only once what type and shape it is.
+
+    Rules ask thousands of times, and each time the proto would make a new shape.
+    """
+
+    __slots__ = ("_dtype", "_shape", "_size")
+
+    def __init__(self, proto: onnx.TensorProto) -> None:
+        super().__init__(proto)
+        self._dtype = ir.DataType(proto.data_type)
+        self._shape = ir.Shape(proto.dims, frozen=True)
+        self._size = math.prod(proto.dims)
+
+    @property
+    def dtype(self) -> ir.DataType:
+        """The type of the elements."""
+        return self._dtype
+
+    @property
+    def shape(self) -> ir.Shape:
+        """The shape; frozen."""
+        return self._shape
+
+    @property
+    def size(self) -> int:
+        """The number of elements."""
+        return self._size
 
 
 class MappedTensor(ir.LazyTensor):
@@ -114,6 +145,22 @@ class SparseTensor(ir.LazyTensor):
             ir.Shape(proto.dims),
             name=proto.values.name,
         )
+
+
+def ends_of(tensor: ir.TensorProtocol, size: int) -> bytes:
+    """Return the first and the last bytes of the data, without looking at the rest.
+
+    Args:
+        tensor: At least ``size`` bytes; not of strings.
+        size: How many from either end: a multiple of 16, the size of the largest elements.
+    """
+    if isinstance(tensor, MappedTensor) and tensor.dtype.bitwidth >= 8:
+        start, end = tensor.offset, tensor.offset + tensor.nbytes
+        return tensor.source[start : start + size] + tensor.source[end - size : end]
+    array = tensor.numpy()
+    count = size // array.itemsize
+    flat = array.flat  # in the order of the elements, also of a transposed array
+    return flat[:count].tobytes() + flat[array.size - count :].tobytes()
 
 
 def _dense(proto: onnx.SparseTensorProto) -> np.ndarray[Any, Any]:

@@ -15,7 +15,7 @@ from graphopt.model_io import check_tensors, sniff, wire
 from graphopt.model_io.check_nodes import check_text, texts_of
 from graphopt.model_io.opening import open_external
 from graphopt.model_io.source import SourceFile
-from graphopt.model_io.tensors import MappedTensor, SparseTensor
+from graphopt.model_io.tensors import MappedTensor, ParsedTensor, SparseTensor
 
 __all__ = ["MAX_SKELETON_BYTES", "MIN_MAPPED_BYTES", "Weights", "all_graphs"]
 
@@ -135,8 +135,6 @@ class Weights:
 
     def attach(self, model: ir.Model) -> None:
         """Give the tensors of ``model`` that carry a mark their data."""
-        if not self._slots:
-            return
         for graph in all_graphs(model):
             for value in graph.initializers.values():
                 if value.const_value is not None:
@@ -154,9 +152,13 @@ class Weights:
                     node.attributes.add(new)
 
     def _attached(self, tensor: ir.TensorProtocol) -> ir.TensorProtocol:
-        slot = self._slot_of(tensor.raw) if isinstance(tensor, ir.TensorProtoTensor) else None
-        if slot is None or isinstance(slot, SparseTensor):
-            return slot or tensor
+        if not isinstance(tensor, ir.TensorProtoTensor):
+            return tensor
+        slot = self._slot_of(tensor.raw)
+        if slot is None:
+            return ParsedTensor(tensor.raw)
+        if isinstance(slot, SparseTensor):
+            return slot
         source, offset, _ = slot
         return MappedTensor(
             source,

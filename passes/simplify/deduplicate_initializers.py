@@ -29,6 +29,7 @@ import onnx_ir as ir
 
 from graphopt.analysis.facts import Facts
 from graphopt.edit import Edit, Rewrite
+from graphopt.model_io import ends_of
 from graphopt.passbase import Context, Promise
 from graphopt.rewrite import Reason, Rule, RulePass
 
@@ -108,9 +109,7 @@ def _key(tensor: ir.TensorProtocol) -> Key:
     shape = tuple(int(dim) for dim in tensor.shape.numpy())
     if tensor.nbytes <= 2 * SAMPLE_BYTES:
         return tensor.dtype, shape, tensor.tobytes()
-    flat = np.ascontiguousarray(tensor.numpy()).reshape(-1).view(np.uint8)
-    ends = flat[:SAMPLE_BYTES].tobytes() + flat[-SAMPLE_BYTES:].tobytes()
-    return tensor.dtype, shape, ends
+    return tensor.dtype, shape, ends_of(tensor, SAMPLE_BYTES)
 
 
 def _same_bytes(a: ir.TensorProtocol, b: ir.TensorProtocol) -> bool:

@@ -48,6 +48,7 @@ from graphopt.analysis.facts import Facts
 from graphopt.edit import FREE_INITIALIZERS, Edit, Rewrite
 from graphopt.errors import ExecutionError, PipelineError
 from graphopt.ir_access import is_used
+from graphopt.model_io import MappedTensor
 from graphopt.passbase import Context, Promise
 from graphopt.rewrite import Reason, Rule, RulePass
 
@@ -58,6 +59,8 @@ __all__ = ["FoldConstants"]
 
 RESHAPING = {"Flatten", "Reshape", "Squeeze", "Unsqueeze"}
 INTEGERS = (ir.DataType.INT64, ir.DataType.INT32, ir.DataType.BOOL)
+MOST_HELD_BYTES = 1 << 16
+"""What is larger is not kept in memory where it can be read from the file again."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -166,7 +169,10 @@ class _Folder:
         return self._folded(node, results, facts)
 
     def _folded(
-        self, node: ir.Node, results: Sequence[np.ndarray], facts: Facts
+        self,
+        node: ir.Node,
+        results: Sequence[np.ndarray | ir.TensorProtocol],
+        facts: Facts,
     ) -> Rewrite | Reason | None:
         if refusal := refusal_of(node):
             return refusal
@@ -190,20 +196,35 @@ class _Folder:
         return rewrite
 
 
-def _view(node: ir.Node, facts: Facts) -> list[np.ndarray] | None:
+def _view(node: ir.Node, facts: Facts) -> list[np.ndarray | ir.TensorProtocol] | None:
     """Return the result of a node that only moves data, as a view; ``None`` for others."""
     tensor = tensor_of(node.inputs[0])
     if tensor is None:
         return None
     if node.op_type == "Transpose":
-        return [tensor.numpy().transpose(attribute(node, "perm"))]
+        return [_transposed(tensor, attribute(node, "perm"))]
     if node.op_type not in RESHAPING:
         return None
     shape = facts.shape(node.outputs[0])
     sizes = tuple(dim for dim in shape or () if isinstance(dim, int))
     if shape is None or len(sizes) != len(shape) or math.prod(sizes) != tensor.size:
         return None
+    if isinstance(tensor, MappedTensor):
+        return [MappedTensor(tensor.source, tensor.offset, tensor.dtype, ir.Shape(sizes))]
     return [tensor.numpy().reshape(sizes)]
+
+
+def _transposed(
+    tensor: ir.TensorProtocol, perm: Sequence[int] | None
+) -> np.ndarray | ir.TensorProtocol:
+    """Return a transposed tensor; a large one is made when it is looked at, and not kept."""
+    if tensor.nbytes <= MOST_HELD_BYTES:
+        return tensor.numpy().transpose(perm)
+    dims = tensor.shape.numpy()
+    shape = ir.Shape([dims[axis] for axis in perm or range(len(dims))[::-1]])
+    return ir.LazyTensor(
+        lambda: ir.Tensor(tensor.numpy().transpose(perm)), tensor.dtype, shape
+    )
 
 
 def _size_bound(node: ir.Node, facts: Facts) -> int:

@@ -21,8 +21,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from graphopt import model_io
 from graphopt.errors import ModelError, OutputError, PassError
-from graphopt.model_io import saving
-from graphopt.model_io.tensors import MappedTensor, SparseTensor
+from graphopt.model_io import saving, sink
+from graphopt.model_io.tensors import MappedTensor, SparseTensor, ends_of
 
 RNG = np.random.default_rng(0)
 WEIGHT = RNG.standard_normal((64, 64)).astype(np.float32)
@@ -98,6 +98,27 @@ def test_large_weights_are_mapped_and_small_ones_parsed(tmp_path):
     assert isinstance(values["small"].const_value, ir.TensorProtoTensor)
     np.testing.assert_array_equal(values["w"].const_value.numpy(), WEIGHT)
     np.testing.assert_array_equal(values["small"].const_value.numpy(), np.arange(4))
+
+
+@pytest.mark.parametrize("values", [[1, 2, 3], [[1], [2]], 7, []], ids=str)
+def test_a_parsed_tensor_says_what_its_proto_says(tmp_path, values):
+    array = np.array(values, np.int64)
+    proto = simple()
+    proto.graph.initializer.append(numpy_helper.from_array(array, "small"))
+    graph = model_io.load(write(tmp_path / "m.onnx", proto)).graph
+    tensor = graph.initializers["small"].const_value
+    assert (tensor.dtype, tensor.size) == (ir.DataType.INT64, array.size)
+    assert (tensor.nbytes, tensor.shape.numpy()) == (array.nbytes, array.shape)
+
+
+def test_the_ends_of_equal_tensors_are_equal_wherever_they_are(tmp_path):
+    loaded = model_io.load(write(tmp_path / "m.onnx", simple())).graph.initializers
+    mapped, other = (loaded[name].const_value for name in ("w", "v"))
+    ends = WEIGHT.tobytes()[:32] + WEIGHT.tobytes()[-32:]
+    transposed = WEIGHT.T.copy().T
+    for tensor in (mapped, ir.tensor(WEIGHT), ir.tensor(transposed)):
+        assert ends_of(tensor, 32) == ends
+    assert ends_of(other, 32) == WEIGHT.T.tobytes()[:32] + WEIGHT.T.tobytes()[-32:]
 
 
 DTYPES = [
@@ -871,6 +892,15 @@ def test_a_tensor_that_lies_about_its_size_is_a_defect(tmp_path):
     with pytest.raises(PassError, match="tensor-size"):
         model_io.save(loaded, tmp_path / "out.onnx")
     assert os.listdir(tmp_path) == ["m.onnx"]
+
+
+def test_what_lies_otherwise_in_memory_is_written_in_parts(tmp_path, monkeypatch):
+    monkeypatch.setattr(sink, "BUFFER_BYTES", 1000)  # no whole number of rows
+    loaded = model_io.load(write(tmp_path / "m.onnx", simple()))
+    loaded.graph.initializers["w"].const_value = ir.tensor(WEIGHT.T, name="w")
+    model_io.save(loaded, tmp_path / "out.onnx")
+    written = model_io.load(tmp_path / "out.onnx").graph.initializers["w"].const_value
+    np.testing.assert_array_equal(written.numpy(), WEIGHT.T)
 
 
 def test_tensors_of_passes_are_written(tmp_path):

@@ -7,7 +7,7 @@ import pytest
 from graphopt.passes.simplify.fold_constants import FoldConstants
 from graphs import apply, assert_rewrites, assert_same_answers, assert_unchanged, load
 
-from graphopt import pipeline
+from graphopt import model_io, pipeline
 from graphopt.errors import PipelineError
 from graphopt.passbase import Context
 from graphopt.runtime import Runtime
@@ -473,3 +473,52 @@ def test_an_identity_of_a_weight_is_the_weight(context: Context) -> None:
     )
     assert apply(model, FoldConstants(), context).modified
     assert list(model.graph.initializers) == ["a"]
+
+
+def test_a_large_weight_that_is_moved_stays_in_the_file(tmp_path, context: Context) -> None:
+    weight = np.random.default_rng(0).standard_normal((256, 128)).astype(np.float32)
+    proto = onnx.parser.parse_model(
+        """<ir_version: 10, opset_import: ["" : 21]>
+           g (float[N, 128] x) => (float[N, 256] y, float[N, 64] z)
+             <int64[2] n = {512, 64}>
+           { t = Transpose <perm = [1, 0]> (w)
+             y = MatMul(x, t)
+             r = Reshape(w, n)
+             s = Transpose(t)
+             u = MatMul(y, s)
+             v = Slice(r, zero, end)
+             z = MatMul(u, v) }"""
+    )
+    for name, array in (("w", weight), ("zero", np.array([0])), ("end", np.array([128]))):
+        proto.graph.initializer.append(onnx.numpy_helper.from_array(array, name))
+    onnx.save(proto, tmp_path / "m.onnx")
+    model = model_io.load(tmp_path / "m.onnx")
+    assert FoldConstants(max_bytes=1 << 20).run(model, context).modified
+    held = {n: v.const_value for n, v in model.graph.initializers.items() if v.uses()}
+    assert not any(isinstance(held[name], ir.Tensor) for name in ("t", "s"))
+    assert list(held) == ["t", "s", "v"]
+    model_io.save(model, tmp_path / "out.onnx")
+    written = model_io.load(tmp_path / "out.onnx").graph.initializers
+    for name, array in (("t", weight.T), ("s", weight), ("v", weight.reshape(512, 64)[:128])):
+        np.testing.assert_array_equal(written[name].const_value.numpy(), array)
+
+
+def test_a_large_weight_that_is_reshaped_is_the_same_place_in_the_file(
+    tmp_path, context: Context
+) -> None:
+    weight = np.random.default_rng(0).standard_normal((256, 128)).astype(np.float32)
+    proto = onnx.parser.parse_model(
+        """<ir_version: 10, opset_import: ["" : 21]>
+           g (float[N, 512] x) => (float[N, 64] y) <int64[2] n = {512, 64}>
+           { r = Reshape(w, n)
+             y = MatMul(x, r) }"""
+    )
+    proto.graph.initializer.append(onnx.numpy_helper.from_array(weight, "w"))
+    onnx.save(proto, tmp_path / "m.onnx")
+    model = model_io.load(tmp_path / "m.onnx")
+    place = model.graph.initializers["w"].const_value.offset
+    assert FoldConstants().run(model, context).modified
+    tensor = model.graph.initializers["r"].const_value
+    assert isinstance(tensor, model_io.MappedTensor)
+    assert tensor.offset == place
+    np.testing.assert_array_equal(tensor.numpy(), weight.reshape(512, 64))
