@@ -12,6 +12,7 @@ import onnx_ir as ir
 
 from graphopt import pipeline
 from graphopt.errors import GraphoptError, PassError
+from graphopt.model_io.collector import collection_rare
 from graphopt.passbase import Context, Pass, PassResult
 
 __all__ = ["Instrument", "PassManager", "Step"]
@@ -105,7 +106,8 @@ class PassManager:
             self._notify(previous, model, pass_)
             first = len(context.ledger) + 1
             started, cpu = time.perf_counter(), time.process_time()
-            result = _run_one(pass_, model, context)
+            with collection_rare():
+                result = _run_one(pass_, model, context)
             wall, cpu = time.perf_counter() - started, time.process_time() - cpu
             model = result.model
             rewrites = range(first, len(context.ledger) + 1)

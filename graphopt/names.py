@@ -6,6 +6,7 @@ import re
 
 import onnx_ir as ir
 
+from graphopt.ir_access import attributes_of
 from graphopt.records import graphs_in
 
 __all__ = ["Names"]
@@ -37,15 +38,16 @@ class Names:
     def fresh(self, hint: str) -> str:
         """Return ``hint``, or ``hint`` with the first free number, and mark it as used."""
         name = hint or "value"
-        if name in self._used:
+        used = self._used
+        if name in used:
             numbered = _NUMBERED.fullmatch(name)
             stem = numbered[1] if numbered else name
             number = self._highest.get(stem, 0)
-            while name in self._used:
+            while name in used:
                 number += 1
                 name = f"{stem}_g{number}"
             self._highest[stem] = number
-        self._used.add(name)
+        used.add(name)
         return name
 
     def release(self, name: str) -> None:
@@ -65,6 +67,6 @@ def _add_names(graph: ir.Graph, used: set[str]) -> None:
         for value in node.outputs:
             if value.name:
                 used.add(value.name)
-        for attr in node.attributes.values():
+        for attr in attributes_of(node).values():
             for inner in graphs_in(attr):
                 _add_names(inner, used)

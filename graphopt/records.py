@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 
 import onnx_ir as ir
 
+from graphopt.ir_access import attributes_of
 from graphopt.ledger import NodeRecord, WeightRecord
 
 __all__ = [
@@ -14,10 +15,12 @@ __all__ = [
     "graphs_in",
     "graphs_of",
     "held_graphs",
+    "nodes_in",
     "record_of",
     "weight_record",
 ]
 
+_GRAPHS = (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS)
 
 MOST_NAMES = 64
 """Inputs of a changed node that are written down: a Concat of n values, each of which is
@@ -60,11 +63,9 @@ def anchor_name(node: ir.Node) -> str:
 
 def graphs_in(attr: ir.Attr | None) -> tuple[ir.Graph, ...]:
     """Return the subgraphs that an attribute holds."""
-    if attr is None or attr.is_ref():
+    if attr is None or attr.type not in _GRAPHS or attr.is_ref():
         return ()
-    if attr.type == ir.AttributeType.GRAPH:
-        return (attr.as_graph(),)
-    return tuple(attr.as_graphs()) if attr.type == ir.AttributeType.GRAPHS else ()
+    return (attr.as_graph(),) if attr.type == ir.AttributeType.GRAPH else attr.as_graphs()
 
 
 def graphs_of(graph: ir.Graph, place: str = "") -> Iterator[tuple[str, ir.Graph]]:
@@ -79,7 +80,16 @@ def graphs_of(graph: ir.Graph, place: str = "") -> Iterator[tuple[str, ir.Graph]
 
 def held_graphs(node: ir.Node) -> Iterator[ir.Graph]:
     """Yield the subgraphs below ``node``, at any depth."""
-    for attr in node.attributes.values():
+    for attr in attributes_of(node).values():
         for graph in graphs_in(attr):
             yield graph
             yield from graph.subgraphs()
+
+
+def nodes_in(graph: ir.Graph | ir.Function) -> Iterator[ir.Node]:
+    """Yield the nodes of ``graph``, those of a subgraph right after the node that holds it."""
+    for node in graph:
+        yield node
+        for attr in attributes_of(node).values():
+            for inner in graphs_in(attr):
+                yield from nodes_in(inner)

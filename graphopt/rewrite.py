@@ -23,6 +23,7 @@ from graphopt.edit import Edit, Rewrite
 from graphopt.errors import PassError
 from graphopt.ir_access import use_count
 from graphopt.passbase import Context, Pass, PassResult, Promise
+from graphopt.records import nodes_in
 from graphopt.rewriter import Rewriter
 
 __all__ = ["Fixpoint", "Reason", "Rule", "RulePass", "drive"]
@@ -156,7 +157,7 @@ class _Worklist:
 
     def run(self, model: ir.Model) -> None:
         """Visit all nodes, and again those next to a change, until none is left."""
-        queue = deque(ir.traversal.RecursiveGraphIterator(model.graph))
+        queue = deque(nodes_in(model.graph))
         waiting = set(queue)
         relieved: set[ir.Node] = set()
         most = 1000 + APPLICATIONS_PER_NODE * len(queue)

@@ -6,6 +6,8 @@ from typing import Any
 
 import onnx_ir as ir
 
+from graphopt.ir_access import attributes_of
+
 __all__ = ["attribute", "is_constant", "tensor_of"]
 
 
@@ -22,7 +24,7 @@ def tensor_of(value: ir.Value | None) -> ir.TensorProtocol | None:
     producer = value.producer()
     if producer is None or producer.op_type != "Constant" or producer.domain:
         return None
-    plain = producer.attributes.get("value")
+    plain = attributes_of(producer).get("value")
     if plain is not None and plain.type == ir.AttributeType.TENSOR and not plain.is_ref():
         # Not as_tensor(), which looks for each method of the protocol every time.
         return plain.value  # type: ignore[no-any-return]  # what the type says it is
@@ -36,5 +38,5 @@ def is_constant(value: ir.Value | None) -> bool:
 
 def attribute(node: ir.Node, name: str, default: Any = None) -> Any:
     """Return the Python value of an attribute, or ``default`` where it is not set."""
-    attr = node.attributes.get(name)
+    attr = attributes_of(node).get(name)
     return default if attr is None or attr.is_ref() else attr.value

@@ -9,15 +9,16 @@ import onnx_ir as ir
 
 from graphopt.analysis import shapes
 from graphopt.analysis.facts import attribute, tensor_of
+from graphopt.records import nodes_in
 
 __all__ = ["all_nodes", "macs_of", "parameters_of", "total_macs", "weights"]
 
 
 def all_nodes(model: ir.Model) -> Iterator[ir.Node]:
     """Yield the nodes of the main graph, of its subgraphs and of model-local functions."""
-    yield from ir.traversal.RecursiveGraphIterator(model.graph)
+    yield from nodes_in(model.graph)
     for function in model.functions.values():
-        yield from ir.traversal.RecursiveGraphIterator(function)
+        yield from nodes_in(function)
 
 
 def parameters_of(model: ir.Model) -> tuple[int, int]:

@@ -9,7 +9,8 @@ import onnx_ir as ir
 
 from graphopt import model_io
 from graphopt.analysis.symbolic import Shape, Symbols
-from graphopt.records import graphs_in
+from graphopt.ir_access import attributes_of
+from graphopt.records import graphs_in, nodes_in
 
 __all__ = ["Inferred", "infer", "merged"]
 
@@ -45,7 +46,7 @@ def infer(model: ir.Model) -> dict[ir.Value, Inferred]:
     official.read(model.graph, proto.graph)
     symbols = Symbols(model, official.shapes)
     found: dict[ir.Value, Inferred] = {}
-    for node in ir.traversal.RecursiveGraphIterator(model.graph):
+    for node in nodes_in(model.graph):
         for value in node.outputs:
             if not value.name or value.is_graph_output():
                 continue
@@ -90,9 +91,10 @@ class _Official:
                 kind = found.get(value.name or "")
                 if kind is not None and not value.is_graph_output():
                     self._take(value, kind)
-            if any(attr.type in _GRAPHS for attr in node.attributes.values()):
+            attributes = attributes_of(node).values()
+            if any(attr.type in _GRAPHS for attr in attributes):
                 by_name = {attr.name: attr for attr in node_proto.attribute}
-                for attr in node.attributes.values():
+                for attr in attributes:
                     written = by_name[attr.name]
                     protos = [*written.graphs, *([written.g] if written.HasField("g") else [])]
                     for inner, inner_proto in zip(graphs_in(attr), protos, strict=True):

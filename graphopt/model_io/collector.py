@@ -1,4 +1,4 @@
-"""Keeps the garbage collector out of the way while a graph is built."""
+"""Keeps the garbage collector out of the way while a graph is built or changed."""
 
 from __future__ import annotations
 
@@ -6,7 +6,12 @@ import contextlib
 import gc
 from collections.abc import Iterator
 
-__all__ = ["collection_paused"]
+__all__ = ["collection_paused", "collection_rare"]
+
+OBJECTS = 10_000
+"""New objects after which the collector looks for cycles among them, instead of Python's 700:
+an edit makes dozens that stay. Nothing is gained beyond (1,600 nodes: 0.37 s, 0.35 s, 0.35 s
+with 700, this, and not at all)."""
 
 
 @contextlib.contextmanager
@@ -23,3 +28,15 @@ def collection_paused() -> Iterator[None]:
     finally:
         if enabled:
             gc.enable()
+
+
+@contextlib.contextmanager
+def collection_rare() -> Iterator[None]:
+    """Look for cycles less often in the block: what is changed there is a graph."""
+    before = gc.get_threshold()
+    if before[0]:
+        gc.set_threshold(max(before[0], OBJECTS), *before[1:])
+    try:
+        yield
+    finally:
+        gc.set_threshold(*before)

@@ -139,10 +139,13 @@ class _Folder:
         """Fold a node whose inputs are constants."""
         if not node.inputs or node.op_type == "Constant":
             return None
-        tensors = [tensor_of(value) for value in node.inputs]
-        # 1.
-        if any(t is None for t, v in zip(tensors, node.inputs, strict=True) if v is not None):
-            return None
+        tensors = []
+        for value in node.inputs:
+            tensor = tensor_of(value)
+            # 1.
+            if tensor is None and value is not None:
+                return None
+            tensors.append(tensor)
         if refusal := refusal_of(node):
             return refusal
         if node.op_type == "Identity":
@@ -178,7 +181,7 @@ class _Folder:
             return refusal
         size = sum(result.nbytes for result in results)
         # 4.
-        if size > self._budget.allowed(node, facts.model, size):
+        if size > SMALL_BYTES and size > self._budget.allowed(node, facts.model, size):
             return Reason(f"its result of {size} bytes would make the file grow too much")
 
         def rewrite(edit: Edit) -> None:

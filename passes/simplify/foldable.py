@@ -6,7 +6,7 @@ import onnx_ir as ir
 
 from graphopt.analysis.constants import tensor_of
 from graphopt.analysis.cost import weights
-from graphopt.ir_access import is_used, use_count
+from graphopt.ir_access import attributes_of, is_used, use_count
 from graphopt.rewrite import Reason
 
 __all__ = ["SMALL_BYTES", "Budget", "refusal_of"]
@@ -19,6 +19,7 @@ NEVER = {
     "DequantizeLinear",
 }  # fmt: skip
 
+GRAPHS = (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS)
 SMALL_BYTES = 64
 """A result of this size costs nothing: the node that computed it took as much in the file."""
 MANY_USES = 64
@@ -95,8 +96,7 @@ def refusal_of(node: ir.Node) -> Reason | None:
         v is not None and v.dtype == ir.DataType.STRING for v in (*node.inputs, *node.outputs)
     ):
         return Reason("strings are not folded")
-    kinds = (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS)
-    if any(attr.type in kinds for attr in node.attributes.values()):
+    if any(attr.type in GRAPHS for attr in attributes_of(node).values()):
         return Reason("it holds a subgraph")
     # 3.
     if node.op_type == "Identity" and node.outputs[0].is_graph_output():

@@ -26,6 +26,13 @@ def test_an_input_of_a_node_and_an_output_of_the_graph_are_used() -> None:
     assert not ir_access.is_used(ir.Value(name="alone"))
 
 
+def test_attributes_are_those_of_the_node() -> None:
+    first = graph()[0]
+    assert ir_access.attributes_of(first) == {}
+    first.attributes["alpha"] = ir.AttrFloat32("alpha", 0.5)
+    assert ir_access.attributes_of(first) == dict(first.attributes)
+
+
 def test_an_input_is_replaced_as_by_the_node_itself() -> None:
     pairs = []
     for replace in (ir_access.replace_input, ir.Node.replace_input_with):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 from typing import ClassVar
 
 import graphs
@@ -12,7 +13,9 @@ import pytest
 
 from graphopt.errors import ModelError, PassError, PipelineError, SamplesError
 from graphopt.manager import PassManager
+from graphopt.model_io.collector import OBJECTS
 from graphopt.passbase import Context, Pass, PassResult, Promise
+from graphopt.records import nodes_in
 from graphopt.samples import Samples
 
 TEXT = "g (float[4] x) => (float[4] y) { y = Relu(x) }"
@@ -159,3 +162,33 @@ def test_a_rewrite_that_fails_is_named() -> None:
 def test_errors_of_the_user_and_interrupts_pass_through(error: type[BaseException]) -> None:
     with pytest.raises(error):
         PassManager([Fails(0, error)]).run(graphs.load(TEXT), Context())
+
+
+def test_the_collector_is_as_it_was_behind_a_pass_that_fails() -> None:
+    class Fails(Pass):
+        name: ClassVar[str] = "fails"
+        promise: ClassVar[Promise] = Promise.EXACT
+
+        def run(self, model: ir.Model, context: Context) -> PassResult:
+            assert gc.get_threshold()[0] == OBJECTS
+            raise RuntimeError
+
+    before = gc.get_threshold()
+    with pytest.raises(PassError):
+        PassManager([Fails()]).run(
+            graphs.load("g (float[1] x) => (float[1] y) { y = Abs(x) }"), Context()
+        )
+    assert gc.get_threshold() == before
+
+
+def test_nodes_of_subgraphs_follow_the_node_that_holds_them() -> None:
+    model = graphs.load(
+        """g (bool c, float[1] x) => (float[1] y)
+           { a = Abs(x)
+             b = If (c) <then_branch = t () => (float[1] u) { u = Neg(a) },
+                         else_branch = e () => (float[1] v) { w = Exp(a)  v = Relu(w) }>
+             y = Sin(b) }"""
+    )
+    expected = list(ir.traversal.RecursiveGraphIterator(model.graph))
+    assert [node.op_type for node in expected] == ["Abs", "If", "Neg", "Exp", "Relu", "Sin"]
+    assert list(nodes_in(model.graph)) == expected

@@ -58,12 +58,18 @@ _Monomial: TypeAlias = tuple[Atom, ...]
 
 
 class Expr:
-    """A polynomial that is not constant. Immutable; equal when it has the same terms."""
+    """A polynomial that is not constant. Immutable; equal when it has the same terms.
 
-    __slots__ = ("_hash", "terms")
+    Attributes:
+        terms: Product of atoms -> its factor.
+        opaque: Whether it is one atom of which nothing is known.
+    """
+
+    __slots__ = ("_hash", "opaque", "terms")
 
     def __init__(self, terms: Mapping[_Monomial, int]) -> None:
         self.terms = dict(terms)
+        self.opaque = self.atom is not None and self.atom.opaque
         self._hash = hash(frozenset(self.terms.items()))
 
     def __eq__(self, other: object) -> bool:
@@ -103,11 +109,6 @@ class Expr:
             return None
         ((monomial, factor),) = self.terms.items()
         return monomial[0] if len(monomial) == 1 and factor == 1 else None
-
-    @property
-    def opaque(self) -> bool:
-        """Whether it is one atom of which nothing is known."""
-        return self.atom is not None and self.atom.opaque
 
     def __str__(self) -> str:
         parts = []

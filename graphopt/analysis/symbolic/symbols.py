@@ -45,7 +45,7 @@ MIN_OPSET = 7
 
 _CONTRADICTIONS = (ArithmeticError, AssertionError, LookupError, TypeError, ValueError)
 
-_INTEGERS = {ir.DataType.INT64, ir.DataType.INT32}
+_INTEGERS = (ir.DataType.INT64, ir.DataType.INT32)
 
 
 class Symbols:
@@ -176,6 +176,8 @@ class Symbols:
 
     def _completed(self, value: ir.Value, shape: Shape | None) -> Shape | None:
         """Return ``shape`` with the sizes that only the file knows."""
+        if shape is not None and not any(map(_is_opaque, shape)):
+            return shape
         recorded = self._said.get(value, value.shape)
         if shape is None:
             if recorded is None:
