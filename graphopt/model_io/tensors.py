@@ -24,28 +24,17 @@ class ParsedTensor(ir.TensorProtoTensor):
     Rules ask thousands of times, and each time the proto would make a new shape.
     """
 
-    __slots__ = ("_dtype", "_shape", "_size")
+    __slots__ = ("dtype", "shape", "size")
+
+    dtype: ir.DataType
+    shape: ir.Shape
+    size: int
 
     def __init__(self, proto: onnx.TensorProto) -> None:
         super().__init__(proto)
-        self._dtype = ir.DataType(proto.data_type)
-        self._shape = ir.Shape(proto.dims, frozen=True)
-        self._size = math.prod(proto.dims)
-
-    @property
-    def dtype(self) -> ir.DataType:
-        """The type of the elements."""
-        return self._dtype
-
-    @property
-    def shape(self) -> ir.Shape:
-        """The shape; frozen."""
-        return self._shape
-
-    @property
-    def size(self) -> int:
-        """The number of elements."""
-        return self._size
+        self.dtype = ir.DataType(proto.data_type)
+        self.shape = ir.Shape(proto.dims, frozen=True)
+        self.size = math.prod(proto.dims)
 
 
 class MappedTensor(ir.LazyTensor):

@@ -199,7 +199,7 @@ class _Folder:
         return rewrite
 
 
-def _view(node: ir.Node, facts: Facts) -> list[np.ndarray | ir.TensorProtocol] | None:
+def _view(node: ir.Node, facts: Facts) -> Sequence[np.ndarray | ir.TensorProtocol] | None:
     """Return the result of a node that only moves data, as a view; ``None`` for others."""
     tensor = tensor_of(node.inputs[0])
     if tensor is None:
