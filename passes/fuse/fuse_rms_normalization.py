@@ -32,7 +32,7 @@ Reference: https://onnx.ai/onnx/operators/onnx__RMSNormalization.html
 from __future__ import annotations
 
 import dataclasses
-import math
+import functools
 from collections.abc import Sequence
 from typing import ClassVar
 
@@ -49,8 +49,6 @@ from .normalization import ROOTS, Normalization, find_normalization
 __all__ = ["FuseRmsNormalization"]
 
 FIRST_OPSET = 23
-TYPES = (ir.DataType.FLOAT, ir.DataType.FLOAT16)
-MAX_ONES = 1 << 14
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,25 +73,8 @@ def _match(node: ir.Node, facts: Facts) -> Rewrite | Reason | None:
         return None
     if facts.opset < FIRST_OPSET:
         return _respelled(norm)
-    # 4.
-    if norm.x.dtype not in TYPES:
-        return Reason(f"its mean would be computed in float32, not in {norm.x.dtype}")
-    # 2.
-    if norm.scale is None and math.prod(norm.sizes) > MAX_ONES:
-        return Reason("it would add too many ones to the file")
-
-    def rewrite(edit: Edit) -> None:
-        (y,) = edit.node(
-            "RMSNormalization",
-            [norm.x, norm.scale_in(edit)],
-            before=norm.last,
-            attributes={"axis": -len(norm.sizes), "epsilon": norm.epsilon},
-            like=[norm.output],
-        )
-        edit.supersede(norm.last, y)
-        edit.remove(*norm.nodes)
-
-    return rewrite
+    # 2. and 4.
+    return norm.refusal() or functools.partial(norm.become, op_type="RMSNormalization")
 
 
 def _respelled(norm: Normalization) -> Rewrite | Reason:

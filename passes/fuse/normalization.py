@@ -7,6 +7,7 @@ along the last axes, maybe multiplied by a scale and shifted by a bias.
 from __future__ import annotations
 
 import dataclasses
+import math
 
 import numpy as np
 import onnx_ir as ir
@@ -23,6 +24,10 @@ __all__ = ["ROOTS", "Normalization", "find_normalization"]
 
 ROOTS = ("Pow", "Sqrt")
 """Operators that ``find_normalization`` looks at."""
+
+TYPES = (ir.DataType.FLOAT, ir.DataType.FLOAT16)
+MAX_ONES = 1 << 14
+"""Where there is no scale, the operators take ones; more than this many are not added."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,6 +70,27 @@ class Normalization:
         assert node is not None
         return node
 
+    def refusal(self) -> Reason | None:
+        """Return why no operator is to compute it, if none is."""
+        if self.x.dtype not in TYPES:
+            return Reason(f"its means would be computed in float32, not in {self.x.dtype}")
+        if self.scale is None and math.prod(self.sizes) > MAX_ONES:
+            return Reason("it would add too many ones to the file")
+        return None
+
+    def become(self, edit: Edit, op_type: str) -> None:
+        """Let the operator ``op_type`` compute it."""
+        bias = None if self.bias is None else self._flat(edit, self.bias)
+        (y,) = edit.node(
+            op_type,
+            [self.x, self.scale_in(edit), bias],
+            before=self.last,
+            attributes={"axis": -len(self.sizes), "epsilon": self.epsilon},
+            like=[self.output],
+        )
+        edit.supersede(self.last, y)
+        edit.remove(*self.nodes)
+
     def scale_in(self, edit: Edit) -> ir.Value:
         """Return the scale, of the shape ``sizes``; made where there is none."""
         if self.scale is not None:
@@ -72,10 +98,6 @@ class Normalization:
         assert self.x.dtype is not None
         ones = np.ones(self.sizes, self.x.dtype.numpy())
         return edit.constant(ones, f"{self.x.name}_scale", near=self.last)
-
-    def bias_in(self, edit: Edit) -> ir.Value | None:
-        """Return the bias, of the shape ``sizes``, if there is one."""
-        return None if self.bias is None else self._flat(edit, self.bias)
 
     def _flat(self, edit: Edit, value: ir.Value) -> ir.Value:
         """Drop the leading dimensions of size 1 that some exporters give a constant."""
