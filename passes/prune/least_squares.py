@@ -160,8 +160,9 @@ def fit(
     before = held_out.error(weight, bias) / scale
     old = np.concatenate([weight, bias[:, None]], axis=1).T
     best, strength = before, 0.0
+    rest = moments.cross - moments.gram.times(old)
     for one in (*([BIAS] if free_bias else []), *STRENGTHS):
-        solution = _solution(moments, old, one, free_bias)
+        solution = _solution(moments, old, rest, one, free_bias)
         if solution is not None:
             error = held_out.error(solution[:-1].T, solution[-1]) / scale
             if error < best:
@@ -169,7 +170,8 @@ def fit(
     if strength:
         for rows, targets in held_out:
             moments.update(rows, targets)
-        solution = _solution(moments, old, strength, free_bias)
+        rest = moments.cross - moments.gram.times(old)
+        solution = _solution(moments, old, rest, strength, free_bias)
         if solution is not None:
             method = "bias" if strength == BIAS else "least squares"
             return Fit(solution[:-1].T, solution[-1], method, before, best)
@@ -177,19 +179,20 @@ def fit(
 
 
 def _solution(
-    moments: Moments, old: np.ndarray, strength: float, free_bias: bool
+    moments: Moments, old: np.ndarray, rest: np.ndarray, strength: float, free_bias: bool
 ) -> np.ndarray | None:
-    """Return weights and bias for one pull to the ``old`` ones, ``[K+1, M]``, if there are."""
-    # In the metric of the differences to the old weights: what is left of the targets.
-    rest = moments.cross - moments.gram.times(old)
+    """Return weights and bias for one pull to the ``old`` ones, ``[K+1, M]``, if there are.
+
+    ``rest`` is what the old ones leave of the products with what should come out.
+    """
+    if strength == BIAS:
+        solution = old.copy()
+        solution[-1] += rest[-1] / moments.count
+        return solution
     power = float(moments.gram.diagonal[:-1].mean())
     pull = np.full(len(old), strength * power)
     # A bias is not pulled, a little keeps the matrix regular; or it stays where it is.
     pull[-1] = 1e-9 * max(power, moments.count) if free_bias else FIXED
-    if strength == BIAS:
-        rest[:-1] = 0.0
-        rest[-1] /= moments.count
-        return np.asarray(old + rest)
     try:
         solution = moments.gram.solve(pull, rest)
     except np.linalg.LinAlgError:

@@ -47,7 +47,8 @@ from .compaction import Compactor
 from .plan import Plan
 from .planning import Budget, make_plan
 from .ranking import MEASURED, Measuring
-from .recovery import recover, recovery_summary
+from .recovered import recovery_summary
+from .recovery import recover
 from .stopwatch import Stopwatch
 
 if TYPE_CHECKING:

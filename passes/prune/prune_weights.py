@@ -29,24 +29,17 @@ import re
 from typing import ClassVar, Literal
 
 import numpy as np
-import onnx
 import onnx_ir as ir
 
 from graphopt.edit import Edit, Rewrite
-from graphopt.errors import ExecutionError
 from graphopt.model_io.tensors import SparseTensor
 from graphopt.passbase import Context, Pass, PassResult, Promise
 
+from .sparse_storage import SparseStore, sparse_bytes
 from .weights import Weight, find_weights, matches, require_matches
 from .zeroing import Zeroing, zeroed
 
 __all__ = ["PruneWeights"]
-
-INDEX_BYTES = 8
-"""The checker of onnx wants the positions of a sparse constant as int64."""
-
-MAX_SPARSE_BYTES = 1 << 30
-"""Sparse constants cannot be stored outside the file, and a file ends at 2 GiB."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,7 +107,7 @@ class PruneWeights(Pass):
                 weights.append(weight)
         done = 0
         total = _Totals()
-        store = _Store(context, self.storage)
+        store = SparseStore(context, self.storage)
         samples = None if self.method == "magnitude" else context.required_samples(self)
         for weight, data in zeroed(self._how(), weights, model, samples, context):
             tensor = store.tensor(data, weight)
@@ -182,7 +175,7 @@ class _Totals:
         self.zeros += data.size - left
         self.stored_sparse += sparse
         self.size_bytes += data.nbytes
-        self.size_bytes_after += _sparse_bytes(data, left) if sparse else data.nbytes
+        self.size_bytes_after += sparse_bytes(data, left) if sparse else data.nbytes
 
     def summary(self, weights: int) -> str:
         """Return the line that the user reads."""
@@ -193,29 +186,6 @@ class _Totals:
             f"{self.size_bytes} -> {self.size_bytes_after} bytes; latency does not change: "
             "onnxruntime computes with zeros as with any number"
         )
-
-
-class _Store:
-    """Chooses how a weight is stored."""
-
-    def __init__(self, context: Context, storage: str) -> None:
-        self._context = context
-        self._room = MAX_SPARSE_BYTES if storage == "auto" else 0
-        self._loads: bool | None = None
-
-    def tensor(self, data: np.ndarray, weight: Weight) -> ir.TensorProtocol:
-        size = _sparse_bytes(data, int(np.count_nonzero(data)))
-        if size < min(data.nbytes, self._room):
-            if self._loads is None:
-                self._loads = _loads_sparse(self._context)
-            if self._loads:
-                self._room -= size
-                return _sparse(data, weight)
-        return ir.Tensor(data, dtype=weight.tensor.dtype)
-
-
-def _sparse_bytes(data: np.ndarray, count: int) -> int:
-    return count * (data.itemsize + INDEX_BYTES)
 
 
 def _setter(weight: Weight, tensor: ir.TensorProtocol, share: float) -> Rewrite:
@@ -233,32 +203,3 @@ def _setter(weight: Weight, tensor: ir.TensorProtocol, share: float) -> Rewrite:
         edit.remove(producer)
 
     return rewrite
-
-
-def _sparse(data: np.ndarray, weight: Weight) -> SparseTensor:
-    flat = data.reshape(-1)
-    where = np.nonzero(flat)[0].astype(np.int64)
-    values = ir.Tensor(flat[where], dtype=weight.tensor.dtype, name=weight.name)
-    proto = onnx.SparseTensorProto(dims=data.shape)
-    proto.values.CopyFrom(ir.to_proto(values))
-    proto.indices.CopyFrom(onnx.numpy_helper.from_array(where, f"{weight.name}_indices"))
-    return SparseTensor(proto)
-
-
-def _loads_sparse(context: Context) -> bool:
-    """Whether onnxruntime loads a model with a sparse constant."""
-    proto = onnx.SparseTensorProto(dims=[2])
-    proto.values.CopyFrom(onnx.numpy_helper.from_array(np.ones(1, np.float32), "c"))
-    proto.indices.CopyFrom(onnx.numpy_helper.from_array(np.zeros(1, np.int64), "c_indices"))
-    kind, shape = ir.TensorType(ir.DataType.FLOAT), ir.Shape([2])
-    x = ir.Value(name="x", type=kind, shape=shape)
-    constant = ir.Value(name="c", type=kind, shape=shape, const_value=SparseTensor(proto))
-    node = ir.Node("", "Add", [x, constant])
-    (y,) = node.outputs
-    y.name, y.type, y.shape = "y", kind, shape
-    graph = ir.Graph([x], [y], nodes=[node], initializers=[constant], opset_imports={"": 13})
-    try:
-        with context.runtime.session(ir.Model(graph, ir_version=8)):
-            return True
-    except ExecutionError:
-        return False

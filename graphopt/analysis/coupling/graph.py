@@ -319,7 +319,7 @@ def analyse(model: ir.Model, untie: bool = True) -> Coupling:
         model: Any valid model; it is not changed.
         untie: Let every use of a shared *vector* be cut by itself; matrices stay tied.
     """
-    # The rules register themselves when their module is imported.
+    # Unused: the rules register themselves when their module is imported.
     from graphopt.analysis.coupling import families  # noqa: F401
 
     return Coupling(model, untie)
