@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import io
 import json
 import os
 import sys
@@ -37,6 +38,10 @@ class EndingInALine(click.Command):
         """Run the command and exit."""
         kwargs["standalone_mode"] = False
         given = list(sys.argv[1:] if args is None else args)
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, io.TextIOWrapper):
+                # A name that a terminal of ASCII cannot show is no reason to fail.
+                stream.reconfigure(errors="backslashreplace")
         try:
             sys.exit(super().main(args, *more, **kwargs) or 0)
         except click.exceptions.NoArgsIsHelpError as error:

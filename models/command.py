@@ -12,6 +12,15 @@ from graphopt.ending import EndingInALine
 
 __all__ = ["Command", "Report", "progress"]
 
+# Package -> the extra of graphopt that brings it.
+_EXTRAS = {
+    "PIL": "real",
+    "sklearn": "models",
+    "tokenizers": "real",
+    "torch": "models",
+    "transformers": "real",
+}
+
 Report = Callable[[str, int, int, str], None]
 """Called as work goes on: what is done, steps done, steps in all, a word on the last one."""
 
@@ -28,6 +37,17 @@ class Command(EndingInALine):
             help="Show where an error was raised.",
         )
         self.params.append(option)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; what it needs is not installed with graphopt itself."""
+        try:
+            return super().invoke(ctx)
+        except ModuleNotFoundError as error:
+            name = (error.name or "").partition(".")[0]
+            if name not in _EXTRAS:
+                raise
+            text = f"{name} is not installed; install graphopt[{_EXTRAS[name]}]."
+            raise click.UsageError(text) from error
 
 
 @contextlib.contextmanager

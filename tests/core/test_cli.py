@@ -160,6 +160,20 @@ def test_streams_that_cannot_be_written(
     assert said in done.stderr
 
 
+def test_a_name_that_the_terminal_cannot_show_is_shown_in_part(model: pathlib.Path) -> None:
+    for name in ("m\N{LATIN SMALL LETTER O WITH DIAERESIS}.onnx", "m\udcff.onnx"):
+        model = model.rename(model.with_name(name))
+        done = subprocess.run(
+            [sys.executable, "-m", "graphopt", "inspect", model],
+            env={**os.environ, "PYTHONIOENCODING": "ascii"},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        assert "m\\" in done.stdout
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
 def test_a_signal_leaves_nothing_behind(model: pathlib.Path, number: signal.Signals) -> None:
     folder, temporary = model.parent, model.parent / "temporary"

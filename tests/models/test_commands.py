@@ -86,6 +86,27 @@ def test_bad_input_is_one_line_and_exit_code_2(
     assert words in line
 
 
+@pytest.mark.parametrize(
+    ("name", "code", "said"),
+    [
+        ("torch", "usage", "torch is not installed; install graphopt[models]."),
+        ("torch.nn", "usage", "torch is not installed; install graphopt[models]."),
+        ("graphopt.nothing", "defect", "ModuleNotFoundError"),
+    ],
+)
+def test_what_is_not_installed_is_named(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, name: str, code: str, said: str
+) -> None:
+    def broken(*arguments: object) -> None:
+        raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+    monkeypatch.setattr("graphopt.models.loop.fit", broken)
+    done = run(train.main, "net", "-o", tmp_path / "x.pt")
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f"train: error [{code}]: ")
+    assert said in line
+
+
 def test_defect_is_exit_code_70_and_traceback_shows_it(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
