@@ -80,9 +80,9 @@ Step = Callable[[Builder, str, Shape], State]
 
 def conv(b: Builder, x: str, shape: Shape) -> State:
     groups = [g for g in (1, 1, 2, 4, shape[1]) if shape[1] % g == 0]
-    group = int(b.one_of(*groups))  # type: ignore[call-overload]
+    group = int(b.one_of(*groups))
     out = group * int(b.rng.integers(1, 4)) if group > 1 else int(b.rng.integers(3, 13))
-    size = int(b.one_of(1, 3))  # type: ignore[call-overload]
+    size = int(b.one_of(1, 3))
     inputs = [x, b.weight(out, shape[1] // group, size, size)]
     if b.rng.random() < 0.5:
         inputs.append(b.weight(out))
@@ -177,7 +177,7 @@ def slice_channels(b: Builder, x: str, shape: Shape) -> State:
         return x, shape
     start = int(b.rng.integers(0, shape[axis] // 2))
     end = int(b.rng.integers(start + 2, shape[axis] + 1))
-    last = int(b.one_of(end, end - shape[axis] if end < shape[axis] else 1 << 60))  # type: ignore[call-overload]
+    last = int(b.one_of(end, end - shape[axis] if end < shape[axis] else 1 << 60))
     y = b.node("Slice", x, b.integers(start), b.integers(last), b.integers(axis))
     return y, _with(shape, axis, end - start)
 
@@ -206,7 +206,7 @@ def shuffle(b: Builder, x: str, shape: Shape) -> State:
     groups = [g for g in (2, 3, 4) if shape[axis] % g == 0 and shape[axis] > g]
     if not groups:
         return x, shape
-    group = int(b.one_of(*groups))  # type: ignore[call-overload]
+    group = int(b.one_of(*groups))
     rest = list(shape[axis + 1 :])
     lead = [0] * axis
     r = b.node("Reshape", x, b.integers(*lead, group, shape[axis] // group, *rest))
@@ -226,7 +226,7 @@ def group_norm(b: Builder, x: str, shape: Shape) -> State:
     groups = [g for g in (2, 3, 4) if shape[1] % g == 0]
     if not groups:
         return x, shape
-    group = int(b.one_of(*groups))  # type: ignore[call-overload]
+    group = int(b.one_of(*groups))
     r = b.node("Reshape", x, b.integers(0, group, -1))
     ones = b.constant(np.ones(group, np.float32), "one")
     zeros = b.constant(np.zeros(group, np.float32), "zero")
@@ -365,8 +365,8 @@ def generate(seed: int) -> ir.Model:
                 steps = (flatten, to_tokens, mean_of_positions)
         else:
             steps = TOKEN_STEPS if len(shape) == 3 else DENSE_STEPS
-        x, shape = b.one_of(*steps)(b, x, shape)  # type: ignore[operator]
+        x, shape = b.one_of(*steps)(b, x, shape)
     if len(shape) == 4:
-        x, shape = b.one_of(flatten, mean_of_positions)(b, x, shape)  # type: ignore[operator]
+        x, shape = b.one_of(flatten, mean_of_positions)(b, x, shape)
     y = b.node("MatMul", x, b.weight(shape[-1], 3))
     return b.model("x", start, y, len(shape))

@@ -100,7 +100,7 @@ def _pass(name: str, scanner: Scanner) -> Pass:
             hint=nearest(name, [*registry.names(), *PRESETS]),
         )
     cls = registry.find(name)
-    fields = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    fields = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]  # as above
     hints = typing.get_type_hints(cls)
     options: dict[str, object] = {}
     if scanner.take("{"):

@@ -39,7 +39,7 @@ def test_failure_while_writing_leaves_the_old_one(
     before = path.read_bytes()
 
     def half(fields: object, stream: object) -> None:
-        stream.write(b"half of it")  # type: ignore[attr-defined]
+        stream.write(b"half of it")
         raise OSError("disk full")
 
     monkeypatch.setattr(torch, "save", half)

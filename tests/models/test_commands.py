@@ -14,7 +14,7 @@ from graphopt.models.loop import fit
 
 
 def run(command: object, *arguments: object) -> Result:
-    return CliRunner().invoke(command, list(map(str, arguments)))  # type: ignore[arg-type]
+    return CliRunner().invoke(command, list(map(str, arguments)))
 
 
 def test_train_distil_export(tmp_path: pathlib.Path) -> None:

@@ -103,7 +103,7 @@ def test_a_changed_weight_does_not_pass(change: float, tmp_path: pathlib.Path) -
     path = tmp_path / "model.onnx"
     exporters.export(network, [images(2)], INTERFACE, path)
     with torch.no_grad():
-        network.fc2.bias[4] += change  # type: ignore[index, operator, union-attr]
+        network.fc2.bias[4] += change
     with pytest.raises(ExportError, match=r"'logits' differs from PyTorch.*at a batch of 3"):
         exporters.check(network, path, INTERFACE, [[images(3)]])
 

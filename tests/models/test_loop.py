@@ -166,7 +166,7 @@ def test_checkpoint_of_another_training_is_refused(
     path = tmp_path / "net.pt"
     fit("net", data, Settings(epochs=2), CrossEntropy(), path)
     before = path.read_bytes()
-    settings = dataclasses.replace(Settings(epochs=2), **changes)  # type: ignore[arg-type]
+    settings = dataclasses.replace(Settings(epochs=2), **changes)
     with pytest.raises(CheckpointError, match=f"trained with {what}"):
         fit(name, data, settings, CrossEntropy(), path, resume=True)
     assert path.read_bytes() == before
@@ -204,7 +204,7 @@ def test_accuracy_is_a_percentage() -> None:
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.zero_()
-        network.fc2.bias[3] = 1.0  # type: ignore[index, union-attr]  # it is a Net
+        network.fc2.bias[3] = 1.0
     share = 100 * float((train.labels == 3).mean())
     assert accuracy(network, train) == pytest.approx(share)
 
@@ -234,4 +234,4 @@ def test_distillation_learns_the_teacher_not_the_labels(data: Split) -> None:
 )
 def test_settings_out_of_range(options: dict[str, object]) -> None:
     with pytest.raises(TrainingError, match=next(iter(options))):
-        Settings(**options)  # type: ignore[arg-type]
+        Settings(**options)

@@ -109,8 +109,8 @@ def test_two_sizes_are_combined_as_numbers_are(operation: object) -> None:
             numbers = value_of(a, N=n, M=m), value_of(b, N=n, M=m)
             if operation is broadcast and len({*numbers, 1}) == 3:
                 continue  # these two do not broadcast
-            found = operation(a, b)  # type: ignore[operator]
-            assert value_of(found, N=n, M=m) == operation(*numbers)  # type: ignore[operator]
+            found = operation(a, b)
+            assert value_of(found, N=n, M=m) == operation(*numbers)
 
 
 @st.composite
