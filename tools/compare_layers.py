@@ -59,8 +59,9 @@ SCHEMA = "graphopt/compare-layers/1"
 @click.option("--worst", "top", type=click.IntRange(0), default=5, show_default=True,
               help="How many layers to blame.")  # fmt: skip
 @click.option("--all", "everything", is_flag=True, help="List every tensor.")
-@click.option("--memory", type=click.IntRange(1), default=8, show_default=True,
-              help="Megabytes of tensors that one run may return.")  # fmt: skip
+@click.option("--memory", type=click.IntRange(1),
+              help="Megabytes of tensors that one run may return. Default: 8, or an eighth of "
+              "the weights of ORIGINAL if that is more.")  # fmt: skip
 @click.option(
     "--timeout", type=script.POSITIVE, default=600.0, show_default=True, help="For one run."
 )
@@ -71,6 +72,7 @@ def main(original: pathlib.Path, candidate: pathlib.Path, as_json: bool, **given
     from graphopt.answers import first_feeds
     from graphopt.debug.layers import compare_layers, match_names, worst
     from graphopt.debug.ledgers import read_ledger
+    from graphopt.debug.portions import budget_for
     from graphopt.instruments import read_provenance
     from graphopt.runtime import Runtime
     from graphopt.samples import Samples
@@ -98,7 +100,7 @@ def main(original: pathlib.Path, candidate: pathlib.Path, as_json: bool, **given
             tolerance=tolerance,
             graph=left.graph,
             shapes=shapes,
-            budget_bytes=given["memory"] << 20,
+            budget_bytes=given["memory"] << 20 if given["memory"] else budget_for(left),
         )
     first = next((layer for layer in layers if layer.exceeds(given["sqnr"])), None)
     blamed = worst(layers, given["top"])

@@ -31,6 +31,7 @@ import contextlib
 import dataclasses
 import pathlib
 import tempfile
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -88,7 +89,7 @@ def main(output: pathlib.Path, as_is: bool, as_json: bool, **given: Any) -> int:
             return 1
         script.say(f"it fails: {wanted}")
         hints = _hints(recipe, given, workplace, runtime, case)
-        failure = Failure(recipe, how, workplace, wanted, report=_report, must_run=runs)
+        failure = Failure(recipe, how, workplace, wanted, report=_reporting(), must_run=runs)
         small = reduce_case(case, failure, runtime, hints)
         with reporting(output):
             found = save_case(small, recipe, output)
@@ -147,13 +148,25 @@ def _hints(
     return names - {""}
 
 
-def _report(case: Case) -> None:
+def _reporting() -> Callable[[Case], None]:
+    """Return what tells of each case that is smaller than the one before."""
+    told = ""
+
+    def report(case: Case) -> None:
+        nonlocal told
+        text = _size(case)
+        if text != told:
+            script.say(f"still fails: {text}")
+        told = text
+
+    return report
+
+
+def _size(case: Case) -> str:
     from graphopt.debug import extract
 
-    script.say(
-        f"still fails: {extract.count_nodes(case.model)} nodes, "
-        f"{extract.weight_bytes(case.model):,} bytes of weights"
-    )
+    nodes, weights = extract.count_nodes(case.model), extract.weight_bytes(case.model)
+    return f"{nodes} nodes, {weights:,} bytes of weights"
 
 
 def _print(result: dict[str, Any], verdict: Verdict) -> None:

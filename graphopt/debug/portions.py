@@ -10,15 +10,28 @@ import onnx_ir as ir
 from onnx_ir.passes.common import LiftConstantsToInitializersPass
 
 from graphopt import model_io
+from graphopt.analysis.cost import parameters_of
 from graphopt.runtime.session import Model
 from graphopt.samples import Feed
 
-__all__ = ["portions_of", "sizes_of", "with_weights_aside"]
+__all__ = ["budget_for", "portions_of", "sizes_of", "with_weights_aside"]
 
+_LEAST_BUDGET = 8 << 20
+_SHARE = 8
+"""Both models' tensors of a portion are in two processes: half of the weights at most."""
 _LARGE = 1024
 """Elements from which on a constant goes to the file of weights."""
 _CONSTANT_INITIALIZERS = 4
 """The first IR version in which an initializer need not be an input."""
+
+
+def budget_for(model: ir.Model) -> int:
+    """Return how many bytes the tensors of one portion of ``model`` may take.
+
+    A plain run holds the weights, which are in memory once; beside large ones larger portions
+    do not count, and there are fewer of them.
+    """
+    return max(_LEAST_BUDGET, parameters_of(model)[1] // _SHARE)
 
 
 def sizes_of(

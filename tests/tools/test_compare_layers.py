@@ -18,6 +18,7 @@ import pytest
 from graphopt.analysis.shapes import infer
 from graphopt.debug.layers import Layer, compare_layers, match_names, worst
 from graphopt.debug.ledgers import LedgerError, read_ledger
+from graphopt.debug.portions import budget_for
 from graphopt.ledger import Ledger
 from graphopt.manager import PassManager
 from graphopt.metrics import Tolerance
@@ -135,6 +136,14 @@ def test_weights_in_constant_nodes_are_compared_and_the_models_left_alone(runtim
     assert layers["k"].candidate_range == (0, 3998)
     for one in (model, other):
         assert [node.op_type for node in one.graph] == ["Constant", "Add"]
+
+
+def test_portions_grow_with_the_weights() -> None:
+    model = graphs.load(TEXT)
+    assert budget_for(model) == 8 << 20
+    wide = ir.Value(name="wide", const_value=ir.tensor(np.zeros(1 << 25, np.float32)))
+    model.graph.initializers.add(wide)
+    assert budget_for(model) == (1 << 27) // 8 + 2
 
 
 def test_inferred_shapes_make_fewer_portions(runtime: Runtime) -> None:

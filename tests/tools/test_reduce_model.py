@@ -17,6 +17,7 @@ import onnx
 import onnx_ir as ir
 import pytest
 import random_models
+from graphopt.tools import reduce_model
 from test_faults import FAULTS, FEW, Fault, fault_of
 
 from graphopt.debug import extract
@@ -256,3 +257,14 @@ class TestExtract:
             assert len(part.model.graph) == len(keep)
             fed = {v.name for v in part.model.graph.inputs if not v.is_initializer()}
             assert fed <= part.feeds[0].keys()
+
+
+def test_the_same_size_is_told_once(capsys) -> None:
+    report = reduce_model._reporting()
+    for nodes in (3, 3, 2):
+        report(Case(faulty.chain(nodes), ()))
+    told = capsys.readouterr().err.splitlines()
+    assert [line.split(",")[0] for line in told] == [
+        "still fails: 5 nodes",
+        "still fails: 4 nodes",
+    ]

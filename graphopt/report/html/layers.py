@@ -13,6 +13,7 @@ from graphopt.analysis.cost import macs_of
 from graphopt.answers import first_feeds, tolerance_for
 from graphopt.calibration.statistics import TensorStatistics
 from graphopt.debug.layers import Layer, compare_layers, match_names
+from graphopt.debug.portions import budget_for
 from graphopt.errors import ExecutionError
 from graphopt.records import graphs_of
 from graphopt.report.search import Precision, SearchReport
@@ -149,6 +150,7 @@ def _measure(
             tolerance=tolerance_for(original),
             graph=original.graph,
             shapes=shapes,
+            budget_bytes=budget_for(original),
             advance=advance,
             observe=observe,
         )
