@@ -188,7 +188,8 @@ def _apply(edit: Edit, layer: ProductLayer, one: _Rounded, context: Context) -> 
     weight = layer.unit.weight
     assert weight is not None
     ((user, index),) = [(use.node, use.idx) for use in weight.value.uses()]
-    publish_scales(context, set_constant(edit, user, index, data), one.qparams)
+    original = layer.array()
+    publish_scales(context, set_constant(edit, user, index, data), one.qparams, original)
     edit.note(f"the error of its answers falls by {one.gain_db:.1f} dB")
 
 

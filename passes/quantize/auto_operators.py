@@ -15,11 +15,10 @@ from graphopt.calibration.ranges import noise_to_signal as activation_noise
 from graphopt.calibration.statistics import TensorStatistics
 from graphopt.passbase import Context
 
-from .linear import Linear, finite_array, read_linear
+from .linear import Linear, read_linear
 from .selection import label
 from .table_form import read_table
-from .weight_artifacts import weight_scales
-from .weights import noise_to_signal
+from .weight_artifacts import rounding_noise, weight_scales
 
 __all__ = ["Operator", "Scheme", "linear_of", "list_operators"]
 
@@ -66,7 +65,7 @@ def list_operators(
             schemes.append("static")
         if linear_of(node) is not None or x is None:
             schemes.append("dynamic")
-        noise = noise_to_signal(finite_array(data), weight_scales(context, data, axis))
+        noise = rounding_noise(context, data, weight_scales(context, data, axis))
         work = 0.0
         if x is not None:
             stats = statistics.get(x.name or "")

@@ -143,8 +143,9 @@ def _apply(edit: Edit, one: _Rounded, context: Context) -> None:
     linear, qparams = one.linear, one.qparams
     data = qparams.dequantize(one.integers)
     stored = np.ascontiguousarray(data.T if linear.is_transposed else data)
+    original = linear.stored()
     scales = QParams(qparams.scale, qparams.zero_point, linear.channel_axis)
-    publish_scales(context, set_weight(edit, linear, stored), scales)
+    publish_scales(context, set_weight(edit, linear, stored), scales, original)
     edit.note(f"the error of its products falls by {one.gain_db:.1f} dB")
 
 

@@ -50,11 +50,10 @@ from graphopt.rewrite import Reason
 from graphopt.rewriter import Rewriter
 
 from .dynamic_form import DynamicForm, Operator, ScaleChoice
-from .linear import Linear, Lookup, finite_array, read_linear
+from .linear import Linear, Lookup, read_linear
 from .selection import Scope, Selection, least_sensitive_half
 from .table_form import read_table, row_scales
-from .weight_artifacts import weight_scales
-from .weights import noise_to_signal
+from .weight_artifacts import rounding_noise, weight_scales
 
 __all__ = ["QuantizeDynamic"]
 
@@ -99,7 +98,7 @@ class QuantizeDynamic(Pass):
         """Choose the operators, then quantize each in an application of its own."""
         rewriter = context.rewriter(model, self)
         scales = functools.partial(self.qparams, context)
-        chosen = self._choose(model, rewriter, scales)
+        chosen = self._choose(model, rewriter, scales, context)
         form = DynamicForm(chosen, scales)
         count = 0
         for operator in chosen:
@@ -110,7 +109,7 @@ class QuantizeDynamic(Pass):
         return PassResult(model, count > 0, summary)
 
     def _choose(
-        self, model: ir.Model, rewriter: Rewriter, scales: ScaleChoice
+        self, model: ir.Model, rewriter: Rewriter, scales: ScaleChoice, context: Context
     ) -> list[Operator]:
         """Return the operators to quantize, in graph order; give the ledger the others."""
         nodes = list(ir.traversal.RecursiveGraphIterator(model.graph))
@@ -135,7 +134,9 @@ class QuantizeDynamic(Pass):
                     rewriter.skip(self.name, node, "it is inside a model-local function")
         if self.scope == "full":
             return found
-        chosen, others = least_sensitive_half(found, lambda op: _noise(op, scales(op)))
+        chosen, others = least_sensitive_half(
+            found, lambda op: _noise(context, op, scales(op))
+        )
         for operator, noise in others:
             kept = -10 * np.log10(max(noise, 1e-30))
             text = f"in the half that loses the most: its weight keeps {kept:.1f} dB"
@@ -171,6 +172,6 @@ class QuantizeDynamic(Pass):
         return weight_scales(context, operator.weight, axis)
 
 
-def _noise(operator: Operator, qparams: QParams) -> float:
+def _noise(context: Context, operator: Operator, qparams: QParams) -> float:
     source = operator.weight if isinstance(operator, Linear) else operator.table
-    return noise_to_signal(finite_array(source), qparams)
+    return rounding_noise(context, source, qparams)

@@ -16,7 +16,6 @@ from graphopt.errors import PipelineError, nearest
 from graphopt.passbase import Context
 from graphopt.runtime.fusion_knowledge import Output
 
-from .linear import finite_array
 from .portable import saturating_layers
 from .regions import Regions
 from .selection import Selection, label, least_sensitive_half
@@ -24,7 +23,7 @@ from .static_candidates import read_units
 from .static_plan import Decision, StaticPlan
 from .static_scales import StaticScales
 from .units import Unit, clip_bounds
-from .weights import noise_to_signal
+from .weight_artifacts import rounding_noise
 
 if TYPE_CHECKING:
     from graphopt.samples import Samples
@@ -51,6 +50,7 @@ class StaticPlanner:
     def __init__(self, options: QuantizeStatic, model: ir.Model, context: Context) -> None:
         self._options = options
         self._model = model
+        self._context = context
         self.scales = StaticScales(options, context)
         self.ranges: dict[str, tuple[float, float]] = self.scales.trained_ranges()
         selection = Selection(options.include, options.exclude)
@@ -219,8 +219,8 @@ class StaticPlanner:
         def noise(unit: Unit) -> float:
             assert unit.weight is not None
             x = unit.node.inputs[unit.data[0]]
-            weight = noise_to_signal(
-                finite_array(unit.weight.value), self.scales.weight(unit.weight)
+            weight = rounding_noise(
+                self._context, unit.weight.value, self.scales.weight(unit.weight)
             )
             return weight + activations.get(x.name or "", 0.0) if x is not None else weight
 
