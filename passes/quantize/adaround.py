@@ -152,7 +152,7 @@ class AdaRound(Pass):
 
     def _round(self, layer: ProductLayer, moments: PatchGram) -> _Rounded | Reason:
         # 4.
-        if not (moments.count and np.isfinite(moments.matrix).all() and moments.matrix.any()):
+        if not (moments.is_finite and moments.matrix.any()):
             return Reason("its activation is not finite, or nothing but 0")
         w = layer.array()
         qparams = symmetric(channel_absmax(w, layer.axis), layer.axis)

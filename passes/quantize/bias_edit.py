@@ -13,7 +13,7 @@ from graphopt.edit import Edit
 
 from .bias_layers import BiasLayer
 from .layer_weights import set_constant
-from .qdq_form import BIAS_LIMIT
+from .qdq_constants import BIAS_LIMIT
 
 __all__ = ["correct_bias", "shift_in_steps"]
 

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from graphopt.calibration.gram import SecondMoments
+
 __all__ = ["Geometry", "Moments", "PatchGram", "patches"]
 
 MAX_ROWS = 4096
@@ -60,18 +62,12 @@ def patches(
     return np.asarray(view[index])
 
 
-class PatchGram:
-    """Sum of ``p p^T`` over patches p, by group: ``[groups, K, K]`` with K channels x kernel.
-
-    Attributes:
-        matrix: float64 ``[groups, K, K]``; empty before the first patch.
-        count: Patches seen.
-    """
+class PatchGram(SecondMoments):
+    """Sum of ``p p^T`` over patches p, by group: ``[groups, K, K]``, K channels x kernel."""
 
     def __init__(self, geometry: Geometry) -> None:
+        super().__init__(3)
         self.geometry = geometry
-        self.matrix = np.zeros((0, 0, 0))
-        self.count = 0
 
     def update(self, values: npt.NDArray[Any], feed: int = 0) -> None:
         """Take in an array ``[N, C, spatial...]``."""
@@ -82,19 +78,7 @@ class PatchGram:
         if not len(rows):
             return
         rows = rows.reshape(len(rows), self.geometry.groups, -1).transpose(1, 0, 2)
-        self._add((rows.transpose(0, 2, 1) @ rows).astype(np.float64), rows.shape[1])
-
-    def merge(self, other: PatchGram) -> None:
-        """Add the patches of ``other``."""
-        if other.count:
-            self._add(other.matrix, other.count)
-
-    def _add(self, matrix: npt.NDArray[np.float64], count: int) -> None:
-        if self.count:
-            self.matrix += matrix
-        else:
-            self.matrix = matrix.copy()
-        self.count += count
+        self.add((rows.transpose(0, 2, 1) @ rows).astype(np.float64), rows.shape[1])
 
 
 class Moments:

@@ -1,6 +1,6 @@
 """Writes QuantizeLinear and DequantizeLinear into a graph, unit by unit.
 
-Each value gets one Q and one DQ at most, each weight one int8 copy. Scales and zero points of
+Each value gets one Q and one DQ at most. Scales and zero points of
 activations are 0-d: with shape [1] onnxruntime 1.31 does not load some models and does not
 absorb a Clip.
 """
@@ -9,22 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-import numpy as np
-import numpy.typing as npt
 import onnx_ir as ir
 
 from graphopt.calibration.qparams import QParams
-from graphopt.edit import AttributeValue, Edit
+from graphopt.edit import Edit
 from graphopt.runtime.fusion_knowledge import Output
 
-from .linear import finite_array
+from .qdq_constants import QdqConstants
 from .units import Unit, Weight
-from .weights import WeightStore, drop_unused, owner_node
+from .weights import owner_node
 
-__all__ = ["BIAS_LIMIT", "QdqForm"]
-
-BIAS_LIMIT = 2.0**30
-"""Largest integer that a bias may become: half of int32 is left to what is added to it."""
+__all__ = ["QdqForm"]
 
 
 class QdqForm:
@@ -43,9 +38,7 @@ class QdqForm:
         constant_qparams: Callable[[ir.Value], QParams],
     ) -> None:
         self._activations = activations
-        self._weight_qparams = weight_qparams
-        self._constant_qparams = constant_qparams
-        self._store = WeightStore()
+        self._constants = QdqConstants(weight_qparams, constant_qparams)
         # float value -> the DQ output that stands for it
         self._entries: dict[ir.Value, ir.Value] = {}
         # DQ output -> how it is quantized
@@ -57,9 +50,12 @@ class QdqForm:
         for index in unit.data:
             self._read_integers(edit, node, index)
         for index in unit.constants:
-            self._constant(edit, node, index)
+            self._constants.read_operand(edit, node, index)
         if unit.weight is not None:
-            self._weight(edit, unit, unit.weight)
+            source = node.inputs[unit.data[0]]
+            assert source is not None
+            x_scale = self._made[source].scale
+            self._constants.read_weight(edit, unit, unit.weight, x_scale)
         if quantize_output:
             for value in unit.finals:
                 self._write_integers(edit, unit, value)
@@ -146,123 +142,6 @@ class QdqForm:
             edit.constant(qparams.scale, f"{value.name}_scale", near=near),
             edit.constant(qparams.zero_point, f"{value.name}_zero_point", near=near),
         ]
-
-    def _constant(self, edit: Edit, node: ir.Node, index: int) -> None:
-        """Let a constant operand come from a DQ."""
-        value = node.inputs[index]
-        assert value is not None
-        qparams = self._constant_qparams(value)
-        dq = self._constant_dq(edit, node, value, qparams, lambda: finite_array(value), "")
-        edit.set_input(node, index, dq)
-        drop_unused(edit, value)
-
-    def _constant_dq(
-        self,
-        edit: Edit,
-        node: ir.Node,
-        value: ir.Value,
-        qparams: QParams,
-        data: Callable[[], npt.NDArray[np.float32]],
-        layout: str,
-    ) -> ir.Value:
-        """Insert a DQ of the integers of a constant in front of ``node``."""
-        scales = qparams.scale.tobytes()
-        key = ("int8", layout, qparams.axis, scales, qparams.zero_point.tobytes())
-        make = self._store.constant
-        quantized = make(
-            edit, value, key, f"{value.name}_quantized", lambda: qparams.quantize(data())
-        )
-        scale = make(
-            edit, value, ("scale", scales), f"{value.name}_scale", lambda: qparams.scale
-        )
-        zero = make(
-            edit,
-            value,
-            ("zero", qparams.zero_point.tobytes()),
-            f"{value.name}_zero_point",
-            lambda: qparams.zero_point,
-        )
-        attributes: dict[str, AttributeValue] = {}
-        if qparams.axis is not None:
-            attributes["axis"] = qparams.axis
-        (dq,) = edit.node(
-            "DequantizeLinear",
-            [quantized, scale, zero],
-            before=node,
-            attributes=attributes,
-            name=f"{value.name}_dequantize",
-        )
-        dq.name = edit.fresh_name(f"{value.name}_dequantized")
-        edit.set_type(dq, ir.TensorType(ir.DataType.FLOAT), _copy(quantized.shape))
-        return dq
-
-    def _weight(self, edit: Edit, unit: Unit, weight: Weight) -> None:
-        node = unit.node
-        source = node.inputs[unit.data[0]]
-        assert source is not None
-        x_scale = self._made[source].scale
-        qparams = self._weight_qparams(weight)
-        bias = unit.bias
-        if bias is not None and (unit.add is None or unit.becomes_gemm):
-            qparams = self._bias(edit, *bias, x_scale, qparams, _alpha(node))
-        data = finite_array(weight.value)
-        if weight.is_turned:
-            axis = None if qparams.axis is None else 1 - qparams.axis
-            qparams = QParams(qparams.scale, qparams.zero_point, axis)
-            data = data.T
-        layout = "turned" if weight.is_turned else ""
-        dq = self._constant_dq(edit, node, weight.value, qparams, lambda: data, layout)
-        operand = node.inputs[1]
-        assert operand is not None
-        edit.set_input(node, 1, dq)
-        drop_unused(edit, operand)
-
-    def _bias(
-        self,
-        edit: Edit,
-        user: ir.Node,
-        index: int,
-        x_scale: npt.NDArray[np.float32],
-        qparams: QParams,
-        alpha: float,
-    ) -> QParams:
-        """Make a bias int32; return the scales of the weight that its range asks for."""
-        value = user.inputs[index]
-        assert value is not None
-        data = finite_array(value).astype(np.float32).reshape(-1)
-        # Where the weights are tiny next to the bias, they get a coarser scale: the integers
-        # of the bias would not fit into 32 bits, and the weights hardly matter.
-        needed = np.abs(data) / (float(x_scale) * alpha * BIAS_LIMIT)
-        if qparams.scale.ndim == 0:
-            needed = needed.max(initial=0.0)
-        scale = np.asarray(np.maximum(qparams.scale, needed), np.float32)
-        qparams = QParams(scale, qparams.zero_point, qparams.axis)
-        bias_scale = np.asarray(x_scale * scale * np.float32(alpha), np.float32)
-        integers = np.rint(data.astype(np.float64) / bias_scale).astype(np.int32)
-        key = ("int32", bias_scale.tobytes())
-        quantized = self._store.constant(
-            edit, value, (*key, "bias"), f"{value.name}_quantized", lambda: integers
-        )
-        scales = self._store.constant(
-            edit, value, (*key, "scale"), f"{value.name}_scale", lambda: bias_scale
-        )
-        (dq,) = edit.node(
-            "DequantizeLinear",
-            [quantized, scales],
-            before=user,
-            attributes={"axis": 0} if bias_scale.ndim else {},
-            name=f"{value.name}_dequantize",
-        )
-        dq.name = edit.fresh_name(f"{value.name}_dequantized")
-        edit.set_type(dq, ir.TensorType(ir.DataType.FLOAT), ir.Shape(integers.shape))
-        edit.set_input(user, index, dq)
-        drop_unused(edit, value)
-        return qparams
-
-
-def _alpha(node: ir.Node) -> float:
-    attr = node.attributes.get("alpha")
-    return 1.0 if attr is None or node.op_type != "Gemm" else float(attr.as_float())
 
 
 def _copy(shape: ir.Shape | None) -> ir.Shape | None:
