@@ -145,15 +145,13 @@ def _match_at(node: ir.Node, facts: Facts) -> Rewrite | Reason | None:
 
 def _match_length(node: ir.Node, facts: Facts) -> Rewrite | Reason | None:
     items, split = _construction(node.inputs[0]), producer(node.inputs[0], "SplitToSequence")
-    if items is not None:
-        count = len(items)
-    elif split is not None:
-        parts = _parts_of(split, facts)
-        if isinstance(parts, Reason):
+    parts = None if split is None else _parts_of(split, facts)
+    if parts is None or isinstance(parts, Reason):
+        if items is None:
             return parts
-        count = len(parts.sizes)
+        count = len(items)
     else:
-        return None
+        count = len(parts.sizes)
 
     def rewrite(edit: Edit) -> None:
         name = node.outputs[0].name or "length"
@@ -186,9 +184,10 @@ def _match_concat(node: ir.Node, facts: Facts) -> Rewrite | Reason | None:
         return rewrite
     assert split is not None
     x, parts = split.inputs[0], _parts_of(split, facts)
+    if isinstance(parts, Reason):
+        return parts
     shape = facts.shape(x)
-    if isinstance(parts, Reason) or x is None or shape is None:
-        return parts if isinstance(parts, Reason) else None
+    assert shape, "its axis was found"
     if parts.squeezed or axis % len(shape) != parts.axis:
         return Reason("it was split along another axis")
     return lambda edit: edit.supersede(node, x)
