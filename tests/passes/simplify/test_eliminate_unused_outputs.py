@@ -5,7 +5,8 @@ from graphopt.passes.simplify.eliminate_unused_outputs import EliminateUnusedOut
 from graphs import assert_rewrites, assert_unchanged
 
 W = "{" + ", ".join(["0.1", "-0.2", "0.3", "0.4"] * 4) + "}"
-WEIGHTS = f"float[1, 8, 2] w = {W}, float[1, 8, 2] r = {W}, float[3] s = {{1.0, 2.0, 3.0}}"
+WEIGHTS = "float[1, 2, 2] v = {1.0, 2.0, 3.0, 4.0}, float[1, 2, 2] u = {0.1, 0.2, 0.3, 0.4}, "
+WEIGHTS += f"float[1, 8, 2] w = {W}, float[1, 8, 2] r = {W}, float[3] s = {{1.0, 2.0, 3.0}}"
 INPUTS = "float[3, N, 2] x, float[N, 3] z, float[N, 1, 6] p, int64[6] i"
 
 # Line before, line after, output of the graph.
@@ -24,6 +25,11 @@ REWRITES = {
         "y, h, c = LSTM <hidden_size=2> (x, w, r)",
         ", , c = LSTM <hidden_size=2> (x, w, r)",
         "float[1, N, 2] c",
+    ),
+    "rnn": (
+        "y, h = RNN <hidden_size=2> (x, v, u)",
+        ", h = RNN <hidden_size=2> (x, v, u)",
+        "float[1, N, 2] h",
     ),
     "dropout": ("y, m = Dropout(z)", "y = Dropout(z)", "float[N, 3] y"),
     "normalization": (
