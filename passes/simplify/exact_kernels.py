@@ -8,6 +8,7 @@ bits nobody prescribes.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
@@ -22,7 +23,10 @@ __all__ = ["compute"]
 Arrays: TypeAlias = Sequence["np.ndarray | None"]
 Kernel: TypeAlias = Callable[[ir.Node, Sequence[np.ndarray]], "np.ndarray | None"]
 
-SINCE = {"Expand": 8, "Slice": 10, "Where": 9, "ConstantOfShape": 9}
+SINCE = {
+    "CastLike": 15, "ConstantOfShape": 9, "Expand": 8, "GatherND": 12, "Max": 12, "Min": 12,
+    "Slice": 10, "Where": 9,
+}  # fmt: skip
 """Versions of the operator set from which an operator is as it is here; others: 7, which has
 broadcasting without attributes."""
 
@@ -87,6 +91,13 @@ def _gather(node: ir.Node, inputs: Sequence[np.ndarray]) -> np.ndarray | None:
     return np.take(data, indices, axis=attribute(node, "axis", 0))  # raises where outside
 
 
+def _gather_nd(node: ir.Node, inputs: Sequence[np.ndarray]) -> np.ndarray | None:
+    data, indices = inputs
+    if attribute(node, "batch_dims", 0):
+        return None
+    return np.asarray(data[tuple(np.moveaxis(indices, -1, 0))])  # raises where outside
+
+
 def _range(node: ir.Node, inputs: Sequence[np.ndarray]) -> np.ndarray | None:
     del node
     start, limit, delta = inputs
@@ -114,8 +125,16 @@ def _where(node: ir.Node, inputs: Sequence[np.ndarray]) -> np.ndarray | None:
 
 
 def _cast(node: ir.Node, inputs: Sequence[np.ndarray]) -> np.ndarray | None:
-    (x,) = inputs
-    kind = np.dtype(ir.DataType(attribute(node, "to")).numpy())
+    return _converted(inputs[0], np.dtype(ir.DataType(attribute(node, "to")).numpy()))
+
+
+def _cast_like(node: ir.Node, inputs: Sequence[np.ndarray]) -> np.ndarray | None:
+    del node
+    x, like = inputs
+    return _converted(x, like.dtype)
+
+
+def _converted(x: np.ndarray, kind: np.dtype) -> np.ndarray | None:
     if kind not in _CASTS or x.dtype not in _CASTS:
         return None
     if kind.kind in "iu":
@@ -140,6 +159,29 @@ def _ieee(operation: Callable[..., Any]) -> Kernel:
     return kernel
 
 
+def _arithmetic(operation: Callable[..., Any]) -> Kernel:
+    floats = _ieee(operation)
+
+    def kernel(node: ir.Node, inputs: Sequence[np.ndarray]) -> np.ndarray | None:
+        kind = inputs[0].dtype
+        if kind.kind not in "iu":
+            return floats(node, inputs)
+        if any(array.dtype != kind for array in inputs):
+            return None
+        # Python's integers do not overflow; what a kernel does with one is its own affair.
+        exact = np.asarray(operation(*(array.astype(object) for array in inputs)), object)
+        limits = np.iinfo(kind)
+        if not all(limits.min <= item <= limits.max for item in exact.flat):
+            return None
+        return exact.astype(kind)
+
+    return kernel
+
+
+def _extreme(operation: Callable[..., Any]) -> Kernel:
+    return _plain(lambda *arrays: functools.reduce(operation, arrays), "iu")
+
+
 def _sqrt(node: ir.Node, inputs: Sequence[np.ndarray]) -> np.ndarray | None:
     # Of many elements onnxruntime may take an approximation and a step of Newton's.
     return _ieee(np.sqrt)(node, inputs) if inputs[0].size == 1 else None
@@ -156,24 +198,28 @@ def _plain(operation: Callable[..., Any], kinds: str) -> Kernel:
 
 
 _KERNELS: dict[str, Kernel] = {
-    "Add": _ieee(np.add),
+    "Add": _arithmetic(np.add),
     "And": _plain(np.logical_and, "b"),
     "Cast": _cast,
+    "CastLike": _cast_like,
     "Concat": _concat,
     "ConstantOfShape": _constant_of_shape,
     "Div": _ieee(np.divide),
     "Equal": _plain(np.equal, "biuf"),
     "Expand": _expand,
     "Gather": _gather,
+    "GatherND": _gather_nd,
     "Greater": _plain(np.greater, "iuf"),
     "Less": _plain(np.less, "iuf"),
-    "Mul": _ieee(np.multiply),
+    "Max": _extreme(np.maximum),
+    "Min": _extreme(np.minimum),
+    "Mul": _arithmetic(np.multiply),
     "Neg": _ieee(np.negative),
     "Not": _plain(np.logical_not, "b"),
     "Or": _plain(np.logical_or, "b"),
     "Range": _range,
     "Slice": _slice,
     "Sqrt": _sqrt,
-    "Sub": _ieee(np.subtract),
+    "Sub": _arithmetic(np.subtract),
     "Where": _where,
 }

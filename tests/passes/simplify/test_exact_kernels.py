@@ -16,6 +16,7 @@ NUMBERS = np.array(
 ).reshape(3, 4)
 RANDOM = np.random.default_rng(0).standard_normal((3, 4)).astype(np.float32)
 INTEGERS = np.array([[3, -7, 0], [1 << 40, 5, -(1 << 33)]])
+SMALL = np.array([2, 0, -3])
 TRUTHS = np.array([[True, False, True, False]])
 ONE, TWO = np.array([1]), np.array([0, 1])
 
@@ -35,6 +36,18 @@ CASES: dict[str, tuple[str, list[np.ndarray], dict[str, object]]] = {
     "not": ("Not", [TRUTHS], {}),
     "equal_integers": ("Equal", [INTEGERS, INTEGERS[:1]], {}),
     "equal_truths": ("Equal", [TRUTHS, TRUTHS[:, ::-1]], {}),
+    **{
+        f"{op.lower()}_{kind.__name__}": (op, [INTEGERS.astype(kind), SMALL.astype(kind)], {})
+        for op in ("Add", "Sub", "Mul", "Max", "Min")
+        for kind in (np.int64, np.int32)
+        if kind is np.int64 or op in ("Max", "Min")
+    },
+    "max_of_one": ("Max", [INTEGERS], {}),
+    "min_of_three": ("Min", [INTEGERS, SMALL, -INTEGERS], {}),
+    "add_nothing": ("Add", [INTEGERS[:0], SMALL], {}),
+    "gather_nd": ("GatherND", [RANDOM, np.array([[[2], [-1]]])], {}),
+    "gather_nd_elements": ("GatherND", [RANDOM, np.array([[2, 3], [0, -4]])], {}),
+    "cast_like": ("CastLike", [RANDOM * 9, SMALL], {}),
     "concat": ("Concat", [INTEGERS, INTEGERS[:1]], {"axis": -2}),
     "expand": ("Expand", [RANDOM, np.array([2, 1, 4])], {}),
     "expand_to_less": ("Expand", [RANDOM, ONE], {}),
@@ -116,6 +129,11 @@ def test_ieee_operations_on_any_bits(seed: int, runtime: Runtime) -> None:
 REFUSED = {
     "a_range_of_floats": ("Range", [np.array(0.1), np.array(1.0), np.array(0.1)], {}),
     "nan_in_the_result": ("Sub", [NUMBERS, NUMBERS], {}),
+    "an_overflow": ("Add", [np.array([(1 << 63) - 1]), ONE], {}),
+    "integers_of_two_types": ("Mul", [SMALL, SMALL.astype(np.int32)], {}),
+    "extremes_of_floats": ("Max", [NUMBERS, RANDOM], {}),
+    "batches_of_indices": ("GatherND", [RANDOM, np.array([[2], [1], [0]])], {"batch_dims": 1}),
+    "an_index_outside_of_one_axis": ("GatherND", [RANDOM, np.array([[3]])], {}),
     "half_precision": ("Add", [RANDOM.astype(np.float16)] * 2, {}),
     "many_square_roots": ("Sqrt", [np.abs(RANDOM)], {}),
     "an_index_outside": ("Gather", [RANDOM, np.array([3])], {}),
