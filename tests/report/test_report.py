@@ -15,6 +15,7 @@ import graphopt
 from graphopt.api import Options, Result
 from graphopt.cli import main
 from graphopt.errors import EXIT_INVALID, OutputError
+from graphopt.report.html.collect import collect
 from graphopt.report.html.distributions import bins_of_tensor
 from graphopt.report.html.render import ASSETS
 
@@ -127,6 +128,26 @@ def test_nothing_of_a_weight_but_its_distribution_is_in_it(result, tmp_path) -> 
 
     own = sum(file.stat().st_size for file in ASSETS.rglob("*") if file.is_file())
     assert path.stat().st_size < own + 10_000
+
+
+def test_layers_of_subgraphs_are_told(tmp_path) -> None:
+    model = network(
+        """g (float[2, 4] x, bool c) => (float[2, 4] y)
+        <float[4, 4] v, float[4, 4] w> {
+            h = MatMul(x, v)
+            [choice] y = If(c) <
+                then_branch = t () => (float[2, 4] r) { r = MatMul(h, w) },
+                else_branch = e () => (float[2, 4] s) { s = Neg(h) }> }"""
+    )
+    feeds = [{"x": np.ones((2, 4), np.float32), "c": np.array(True)}]
+
+    result = optimized(ir.to_proto(model), "simplify", samples=feeds)
+    outer, inner = collect(result, None, "").layers
+
+    assert (outer.weight, outer.place, outer.fault) == ("v", "", "")
+    assert (inner.weight, inner.place, inner.macs) == ("w", "choice.then_branch", 32)
+    assert inner.error_db is None
+    assert "from outside" in inner.fault
 
 
 def test_a_distribution_counts_every_element() -> None:

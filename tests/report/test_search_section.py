@@ -73,7 +73,7 @@ def test_every_choice_is_shown_and_the_front_stands_out(page, write, searched) -
         "dynamic, 1 in float, beaten": ("var(--was)", "var(--card)"),
     }
     (caption,) = page.texts("#front figcaption")
-    assert "Grey: 1 that another beats. 1 more" in caption
+    assert "Grey: 1 that another beats. Not timed, in the table only: 1 that" in caption
 
 
 def test_a_quality_that_is_no_number_is_shown_as_unknown(page, write, searched) -> None:

@@ -121,7 +121,7 @@ function paretoChart(place, points, about, width) {
   const beaten = known.length - front.length;
   if (beaten) words.push(`Grey: ${beaten} that another beats.`);
   const slow = points.length - known.length;
-  if (slow) words.push(`${slow} more missed the target and were not timed; they are in the table.`);
+  if (slow) words.push(`Not timed, in the table only: ${slow} that missed the target.`);
   show(place, chart, element("figcaption", {}, words.join(" ")));
 }
 
