@@ -15,7 +15,10 @@ from graphopt.debug import script
 
 PIPELINE_TOOLS = ("bisect_passes", "reduce_model", "repro", "trace_passes")
 CHECKING_TOOLS = PIPELINE_TOOLS[:3]
-TOOLS = sorted(module.name for module in pkgutil.iter_modules(graphopt.tools.__path__))
+PARTS_OF_TOOLS = {"quantizers"}  # of bench_quantize; each other module is a command
+TOOLS = sorted(
+    {module.name for module in pkgutil.iter_modules(graphopt.tools.__path__)} - PARTS_OF_TOOLS
+)
 
 ANYWHERE = {  # arguments before -o, the code that is expected
     "missing": (["missing.onnx"], "model/missing-file"),
