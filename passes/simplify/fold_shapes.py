@@ -11,13 +11,14 @@ Before -> after::
 Preconditions:
     1. ``Reshape``: its target is not constant; each size of the result is a number, or the
        size that the input has at the same place (0 copies it), or is the only other one (-1).
+       Beside -1, only an empty input of the model may make a copied size 0.
     2. ``Reshape``: no size of the result is the number 0. ``allowzero=1`` is then dropped:
        what is copied may well be 0.
     3. ``Slice``: an end is not constant and at least the size of its axis in every run; the
        steps are 1.
 
-Numerics: exact. One difference: onnxruntime refuses -1 beside a copied size that is 0. Where
-that can happen (an empty batch, and two other sizes that are merged) a Reshape that ran fails.
+Numerics: exact. One difference: onnxruntime refuses -1 beside a copied size that is 0, so that
+with an empty batch, and two other sizes that are merged, a Reshape that ran fails.
 Scope: main graph and subgraphs; model-local functions are not visited.
 Leaves alone: the nodes that computed the shape, which ``eliminate-dead-code`` removes.
 Reference: https://onnx.ai/onnx/operators/onnx__Reshape.html
@@ -71,7 +72,9 @@ def _reshape(node: ir.Node, facts: Facts) -> Rewrite | Reason | None:
     target = reshape_target(source, result)
     if target is None:
         words = " x ".join(map(str, result))
-        return Reason(f"more than one size of {words} is neither a number nor copied, or 0")
+        return Reason(
+            f"more than one size of {words} is neither a number nor copied, or may be 0"
+        )
 
     def rewrite(edit: Edit) -> None:
         name = f"{node.outputs[0].name}_shape"

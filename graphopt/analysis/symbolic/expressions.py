@@ -25,6 +25,7 @@ __all__ = [
     "divide",
     "floor_divide",
     "is_nonnegative",
+    "is_positive",
     "maximum",
     "minimum",
     "modulo",
@@ -45,12 +46,14 @@ class Atom:
         name: What it is, in words of other atoms, or the name of a dimension.
         nonnegative: Whether it is known to be at least 0, as every dimension is.
         opaque: Whether nothing is known of where it comes from.
+        given: Whether it is a size of what is fed, and so taken to be at least 1.
         at_most: Expressions that it is never larger than.
     """
 
     name: str
     nonnegative: bool = dataclasses.field(default=True, compare=False)
     opaque: bool = dataclasses.field(default=False, compare=False)
+    given: bool = dataclasses.field(default=False, compare=False)
     at_most: tuple[Dim, ...] = dataclasses.field(default=(), compare=False)
 
 
@@ -127,10 +130,15 @@ Dim: TypeAlias = int | Expr
 
 
 def symbol(
-    name: str, *, nonnegative: bool = True, opaque: bool = False, at_most: tuple[Dim, ...] = ()
+    name: str,
+    *,
+    nonnegative: bool = True,
+    opaque: bool = False,
+    given: bool = False,
+    at_most: tuple[Dim, ...] = (),
 ) -> Expr:
     """Return the expression that is one atom; see ``Atom``."""
-    return Expr({(Atom(name, nonnegative, opaque, at_most),): 1})
+    return Expr({(Atom(name, nonnegative, opaque, given, at_most),): 1})
 
 
 def _terms(dim: Dim) -> Mapping[_Monomial, int]:
@@ -176,6 +184,15 @@ def is_nonnegative(dim: Dim) -> bool:
     return all(
         factor >= 0 and all(atom.nonnegative for atom in monomial)
         for monomial, factor in dim.terms.items()
+    )
+
+
+def is_positive(dim: Dim) -> bool:
+    """Whether ``dim`` is known to be at least 1 wherever nothing that is fed is empty."""
+    if isinstance(dim, int):
+        return dim >= 1
+    return is_nonnegative(dim) and any(
+        all(atom.given for atom in monomial) for monomial in dim.terms
     )
 
 

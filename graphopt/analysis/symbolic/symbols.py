@@ -103,10 +103,11 @@ class Symbols:
         """Whether ``dim`` is known to be at least 0: by itself, or because it is a size."""
         return is_nonnegative(dim) or dim in self._sizes
 
-    def unknown(self, *, nonnegative: bool = True) -> Expr:
+    def unknown(self, *, nonnegative: bool = True, given: bool = False) -> Expr:
         """Return an expression of which nothing is known; no other is equal to it."""
         self._unknowns += 1
-        return symbol(f"?{self._unknowns}", nonnegative=nonnegative, opaque=True)
+        name = f"?{self._unknowns}"
+        return symbol(name, nonnegative=nonnegative, opaque=True, given=given)
 
     def _find(self, value: ir.Value) -> None:
         producer = value.producer()
@@ -202,12 +203,12 @@ class Symbols:
 
     def _input_dim(self, dim: int | ir.SymbolicDim) -> Dim:
         if isinstance(dim, int):
-            return dim if dim >= 0 else self.unknown()
+            return dim if dim >= 0 else self.unknown(given=True)
         name = dim.value
         # Some exporters write "?" for each size that they do not know.
         if not isinstance(name, str) or not any(sign.isalnum() for sign in name):
-            return self.unknown()
-        found = symbol(name if name.isidentifier() else repr(name))
+            return self.unknown(given=True)
+        found = symbol(name if name.isidentifier() else repr(name), given=True)
         self._names[found] = name
         return found
 
