@@ -161,7 +161,7 @@ def test_the_number_zero_is_not_a_copy() -> None:
               { n = Shape <start=0, end=1> (x)
                 t = Concat <axis=0> (zero, n)
                 y = Reshape <allowzero=1> (x, t) }"""
-    assert_unchanged(FoldShapes(), text, reason="or 0")
+    assert_unchanged(FoldShapes(), text, reason="or may be 0")
 
 
 def test_copies_of_an_empty_batch_stay_empty() -> None:
