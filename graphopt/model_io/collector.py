@@ -34,8 +34,12 @@ def collection_paused() -> Iterator[None]:
 def collection_rare() -> Iterator[None]:
     """Look for cycles less often in the block: what is changed there is a graph."""
     before = gc.get_threshold()
-    if before[0]:
-        gc.set_threshold(max(before[0], OBJECTS), *before[1:])
+    # Another thread that has come here first is the one to take it back: the last to leave
+    # would set again what the first has set.
+    if not 0 < before[0] < OBJECTS:
+        yield
+        return
+    gc.set_threshold(OBJECTS, *before[1:])
     try:
         yield
     finally:

@@ -205,7 +205,10 @@ def _view(node: ir.Node, facts: Facts) -> Sequence[np.ndarray | ir.TensorProtoco
     if tensor is None:
         return None
     if node.op_type == "Transpose":
-        return [_transposed(tensor, attribute(node, "perm"))]
+        axes = range(len(tensor.shape))
+        perm = attribute(node, "perm", tuple(reversed(axes)))
+        # 5.
+        return [_transposed(tensor, perm)] if sorted(perm) == list(axes) else None
     if node.op_type not in RESHAPING:
         return None
     shape = facts.shape(node.outputs[0])
@@ -218,13 +221,13 @@ def _view(node: ir.Node, facts: Facts) -> Sequence[np.ndarray | ir.TensorProtoco
 
 
 def _transposed(
-    tensor: ir.TensorProtocol, perm: Sequence[int] | None
+    tensor: ir.TensorProtocol, perm: Sequence[int]
 ) -> np.ndarray | ir.TensorProtocol:
     """Return a transposed tensor; a large one is made when it is looked at, and not kept."""
     if tensor.nbytes <= MOST_HELD_BYTES:
         return tensor.numpy().transpose(perm)
     dims = tensor.shape.numpy()
-    shape = ir.Shape([dims[axis] for axis in perm or range(len(dims))[::-1]])
+    shape = ir.Shape([dims[axis] for axis in perm])
     return ir.LazyTensor(
         lambda: ir.Tensor(tensor.numpy().transpose(perm)), tensor.dtype, shape
     )

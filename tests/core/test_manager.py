@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import gc
 from typing import ClassVar
@@ -13,7 +14,7 @@ import pytest
 
 from graphopt.errors import ModelError, PassError, PipelineError, SamplesError
 from graphopt.manager import PassManager
-from graphopt.model_io.collector import OBJECTS
+from graphopt.model_io.collector import OBJECTS, collection_rare
 from graphopt.passbase import Context, Pass, PassResult, Promise
 from graphopt.records import nodes_in
 from graphopt.samples import Samples
@@ -179,6 +180,18 @@ def test_the_collector_is_as_it_was_behind_a_pass_that_fails() -> None:
             graphs.load("g (float[1] x) => (float[1] y) { y = Abs(x) }"), Context()
         )
     assert gc.get_threshold() == before
+
+
+def test_two_threads_leave_the_collector_as_it_was() -> None:
+    before = gc.get_threshold()
+    first, second = collection_rare(), collection_rare()
+    with contextlib.ExitStack() as stack:
+        stack.callback(gc.set_threshold, *before)
+        first.__enter__()
+        second.__enter__()
+        first.__exit__(None, None, None)
+        second.__exit__(None, None, None)
+        assert gc.get_threshold() == before
 
 
 def test_nodes_of_subgraphs_follow_the_node_that_holds_them() -> None:

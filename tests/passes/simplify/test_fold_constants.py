@@ -503,6 +503,22 @@ def test_a_large_weight_that_is_moved_stays_in_the_file(tmp_path, context: Conte
         np.testing.assert_array_equal(written[name].const_value.numpy(), array)
 
 
+@pytest.mark.parametrize("rows", [2, 256])
+@pytest.mark.parametrize("perm", [[0, 0], [1], [1, 0, 2], [0, 7], [-1, 0]])
+def test_an_order_of_axes_that_is_none_is_left_alone(
+    perm: list[int], rows: int, context: Context
+) -> None:
+    model = ir.from_onnx_text(  # load() would refuse it, as onnxruntime does
+        f"""<ir_version: 10, opset_import: ["" : 21]>
+           g (float[N, M] x) => (float[K, L] y) <float[1] w = {{0.0}}>
+           {{ t = Transpose <perm = {perm}> (w)
+             y = Add(x, t) }}"""
+    )
+    weight = model.graph.initializers["w"]
+    weight.const_value = ir.Tensor(np.zeros((rows, 128), np.float32), name="w")
+    assert not FoldConstants(max_bytes=1 << 20).run(model, context).modified
+
+
 def test_a_large_weight_that_is_reshaped_is_the_same_place_in_the_file(
     tmp_path, context: Context
 ) -> None:
