@@ -10,6 +10,7 @@ share that is asked of the table is corrected until the measured one is near the
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
@@ -23,6 +24,8 @@ from .ranking import Ranking
 from .stopwatch import Stopwatch
 
 __all__ = ["alike", "believed", "fit_to_latency", "interpolated", "within_latency"]
+
+logger = logging.getLogger(__name__)
 
 SHARES = (0.75, 0.5, 0.25)
 """Shares of a group that are measured; in between the time is taken to be linear."""
@@ -61,6 +64,10 @@ def within_latency(
         target: Time as a share of the whole model's. If no plan is faster than the whole
             model, nothing is cut.
     """
+    whole = {one.group.name: one.group.size for one in rankings}
+    if target >= 1 or not whole:
+        # Nothing is asked for, or there is nothing to measure.
+        return whole
     table = _table(stopwatch, dimensions, rankings, limits)
     options = {
         one.group.name: options_of(one, interpolated(one, table[one.group.name]), limits)
@@ -81,9 +88,13 @@ def within_latency(
 
     reached = fit_to_latency(target, lambda aim: solve(options, predicted, aim), measure)
     task.close()
-    if reached.ratio >= 1:
-        return {one.group.name: one.group.size for one in rankings}
-    return reached.kept
+    if not _is_met(reached, target):
+        logger.warning(
+            "the budget latency=%.3g is missed: the fastest plan that was measured takes %.3g",
+            target,
+            min(reached.ratio, 1.0),
+        )
+    return reached.kept if reached.ratio < 1 else whole
 
 
 def _table(
@@ -214,10 +225,14 @@ def fit_to_latency(
         if abs(ratios[key] / target - 1) <= CLOSE:
             break
         aim = _next_aim(target, tried)
-    met = [one for one in tried if one.ratio <= target * (1 + CLOSE)]
+    met = [one for one in tried if _is_met(one, target)]
     if met:
         return max(met, key=lambda one: one.ratio)
     return min(tried, key=lambda one: one.ratio)
+
+
+def _is_met(reached: Reached, target: float) -> bool:
+    return reached.ratio <= target * (1 + CLOSE)
 
 
 def _next_aim(target: float, tried: Sequence[Reached]) -> float:

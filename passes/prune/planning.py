@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
@@ -17,6 +18,8 @@ from .ranking import Choice, Measuring, Ranking, rank
 from .stopwatch import Stopwatch
 
 __all__ = ["Budget", "make_plan"]
+
+logger = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,15 +100,20 @@ def _within(
     limits: Limits,
     stopwatch: Stopwatch | None,
 ) -> dict[str, int]:
-    """Return how many indices each group keeps so that every target is met."""
+    """Return how many indices each group keeps so that every target that can be met is."""
     kept = {one.group.name: one.group.size for one in rankings}
-    for target, count in (
-        (budget.parameters, dimensions.parameters),
-        (budget.size, dimensions.size_bytes),
-        (budget.macs, dimensions.multiplications),
+    for name, count in (
+        ("parameters", dimensions.parameters),
+        ("size", dimensions.size_bytes),
+        ("macs", dimensions.multiplications),
     ):
+        target = getattr(budget, name)
         if target:
-            found = _counted(dimensions, rankings, limits, count, target)
+            found, left = _counted(dimensions, rankings, limits, count, target)
+            if left > target:
+                logger.warning(
+                    "the budget %s=%.3g is missed: %.3g is left", name, target, left
+                )
             kept = {name: min(kept[name], found[name]) for name in kept}
     if budget.latency:
         assert stopwatch is not None, "time is measured with something"
@@ -120,8 +128,8 @@ def _counted(
     limits: Limits,
     count: Callable[[np.ndarray], int],
     target: float,
-) -> dict[str, int]:
-    """Meet a target of something that can be counted for any cut."""
+) -> tuple[dict[str, int], float]:
+    """Meet a target of what can be counted for any cut; return the share that is left too."""
     whole = count(np.zeros(dimensions.atom_count, bool)) or 1
 
     def share(kept: Mapping[str, int]) -> float:
@@ -135,7 +143,8 @@ def _counted(
         one.group.name: options_of(one, _counted_savings(dimensions, one, count), limits)
         for one in rankings
     }
-    return solve(options, share, target)
+    kept = solve(options, share, target)
+    return kept, share(kept)
 
 
 def _counted_savings(

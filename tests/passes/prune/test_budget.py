@@ -270,6 +270,44 @@ def test_nothing_is_cut_where_every_plan_is_slower():
     assert not any(entry.removed for entry in plan.entries)
 
 
+class Unmeasured(Bench):
+    """A machine on which every measurement says something else, as noise does."""
+
+    def measure(self, rankings, plans, effort=1):
+        raise AssertionError("nothing is to be measured")
+
+
+def test_all_of_the_time_is_a_budget_that_nothing_is_cut_for():
+    dimensions = groups_of(network(WIDE))
+    bench = Unmeasured(dimensions)
+    plan = make_plan(
+        dimensions, 0, "l2", Limits(), budget=Budget(latency=1.0), stopwatch=bench
+    )
+    assert not any(entry.removed for entry in plan.entries)
+
+
+def test_a_model_without_groups_is_not_measured():
+    dimensions = groups_of(network(WIDE))
+    assert within_latency(Unmeasured(dimensions), dimensions, [], Limits(), 0.5) == {}
+
+
+def test_a_budget_that_is_missed_is_told(caplog):
+    dimensions = groups_of(network(WIDE))
+    make_plan(dimensions, 0, "l2", Limits(maximum=0.5), budget=Budget(macs=0.01))
+    assert "the budget macs=0.01 is missed" in caplog.text
+    caplog.clear()
+    bench = Bench(dimensions, factor=0.5)
+    make_plan(dimensions, 0, "l2", Limits(), budget=Budget(latency=0.3), stopwatch=bench)
+    assert "the budget latency=0.3 is missed" in caplog.text
+
+
+def test_a_budget_that_is_met_is_not_told(caplog):
+    dimensions = groups_of(network(LAYERS))
+    budget = Budget(macs=0.5, parameters=0.5, latency=0.6)
+    make_plan(dimensions, 0, "l2", Limits(), budget=budget, stopwatch=Bench(dimensions))
+    assert not caplog.text
+
+
 def test_the_fastest_plan_is_taken_where_the_target_cannot_be_met():
     ratios = iter([0.9, 0.8, 0.85, 0.95, 0.9, 0.9, 0.9, 0.9])
     count = itertools.count()
