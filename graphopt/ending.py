@@ -15,6 +15,7 @@ from typing import Any, ClassVar, NoReturn
 import click
 
 from graphopt.errors import EXIT_DEFECT, EXIT_USAGE, GraphoptError, error_json
+from graphopt.signals import cleaning_up
 
 __all__ = ["EndingInALine"]
 
@@ -43,7 +44,8 @@ class EndingInALine(click.Command):
                 # A name that a terminal of ASCII cannot show is no reason to fail.
                 stream.reconfigure(errors="backslashreplace")
         try:
-            sys.exit(super().main(args, *more, **kwargs) or 0)
+            with cleaning_up(self.name or ""):
+                sys.exit(super().main(args, *more, **kwargs) or 0)
         except click.exceptions.NoArgsIsHelpError as error:
             error.show()
             sys.exit(EXIT_USAGE)

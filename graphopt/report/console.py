@@ -84,7 +84,7 @@ def summary_table(result: Result) -> rich.table.Table:
             f"{first.median_ms:.3f} ms",
             f"{last.median_ms:.3f} ms",
             f"{result.speedup:.2f}x faster"
-            if (result.speedup or 0) >= 1
+            if round(result.speedup or 0, 2) > 1
             else f"{result.speedup:.2f}x",
         )
     return table

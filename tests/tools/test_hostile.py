@@ -4,8 +4,13 @@ import errno
 import importlib
 import json
 import logging
+import os
 import pathlib
 import pkgutil
+import signal
+import subprocess
+import sys
+import time
 
 import click
 import graphopt.tools
@@ -174,3 +179,27 @@ def test_the_warnings_of_the_library_are_not_for_users(run_tool, monkeypatch) ->
     monkeypatch.setattr(logging.getLogger("onnx_ir"), "level", logging.NOTSET)
     run_tool("explain", "missing.json")
     assert not logging.getLogger("onnx_ir.serde").isEnabledFor(logging.WARNING)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+def test_a_signal_leaves_nothing_behind(
+    run_tool, tmp_path: pathlib.Path, number: signal.Signals
+) -> None:
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    words = ["-m", "graphopt.tools.compare_layers", "chain.onnx", "chain.onnx"]
+    process = subprocess.Popen(
+        [sys.executable, *words],
+        env={**os.environ, "TMPDIR": str(temporary)},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    while process.poll() is None and not list(temporary.iterdir()):
+        time.sleep(0.01)
+    process.send_signal(number)
+    _, said = process.communicate(timeout=60)
+
+    assert process.returncode == 128 + number
+    assert said.splitlines()[-1].startswith("compare_layers: error [")
+    assert "Traceback" not in said
+    assert not list(temporary.iterdir())
