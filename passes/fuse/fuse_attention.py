@@ -39,8 +39,9 @@ Preconditions, per match:
     7. ``Attention``: the model imports opset 23. Those of ``com.microsoft``: keys and values
        are not repeated, and heads come from a tensor of rank 3.
     8. Keys and values from before, in front of new ones by ``Concat``, are taken in where
-       nothing in between uses both together, and a mask is as long as both; else the
-       ``Concat`` stays.
+       they are as many, nothing in between uses both together, no queries and no mask are made
+       of it, and a mask is as long as both; else the ``Concat`` stays. For
+       MultiHeadAttention keys are as wide as values.
     9. Projections: the weights are of rank 2, and nothing but this attention uses them or what
        they give; of one weight for all three, queries come first and values last.
 
@@ -128,6 +129,9 @@ def _plan(found: Attention, facts: Facts, *, contrib: bool, packed: bool) -> Rew
     if isinstance(masks, Reason):
         return masks
     # 8.
+    earlier = {shape[2] for one in found.pasts or () if (shape := facts.shape(one))}
+    if found.pasts and len(earlier) != 1:
+        return Reason("not as many keys as values are known to be from before")
     if found.pasts and not (_is_apart(found.k, found) and _is_apart(found.v, found)):
         return Reason("keys and values so far are used for something else, too")
     if found.pasts and masks.masks and not masks.full:
@@ -150,8 +154,10 @@ def _plan(found: Attention, facts: Facts, *, contrib: bool, packed: bool) -> Rew
 
 
 def _is_apart(form: Form, found: Attention) -> bool:
-    """Whether all keys or values together are used by the attention, or are an output."""
-    return form.present is not None and found.between(form.present) is not None
+    """Whether all keys or values together are used as such alone, or are an output."""
+    between = found.between(form.present) if form.present is not None else None
+    operands = [found.q.value, found.k.value, found.v.value, *(m.value for m in found.masks)]
+    return between is not None and all(one.producer() not in between for one in operands)
 
 
 def _refusal_of_standard(masks: MaskPlan, kind: ir.DataType, facts: Facts) -> str:
@@ -174,6 +180,9 @@ def _refusal_of_contributed(found: Attention, masks: MaskPlan) -> str:
     # 7.
     if found.q.rank != 3 or found.k.repeats != 1:
         return "MultiHeadAttention takes rank 3, and as many keys as queries"
+    # 8.
+    if found.pasts and found.k.width != found.v.width:
+        return "MultiHeadAttention has one width for keys and values from before"
     # 6.
     if masks.guarded and (masks.floors is None or NO_KEY in masks.floors):
         return "a query whose scores are all -inf would get NaN"

@@ -110,8 +110,9 @@ def _of_parts(node: ir.Node, facts: Facts) -> Rotation | None:
             if low.x is not high.x or not low.interleaved == high.interleaved == interleaved:
                 continue
             if {a, sin} in rest and {b, cos} in rest and len(rest) == 2:
-                shape = facts.shape(last.outputs[0])
-                if shape is not None:
+                shape, of_part = facts.shape(last.outputs[0]), facts.shape(a)
+                # Else x is broadcast to the tables, too.
+                if shape and of_part and shape[:-1] == of_part[:-1]:
                     return Rotation(low.x, shape, cos, sin, interleaved, False, last)
     return None
 

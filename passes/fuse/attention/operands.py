@@ -110,6 +110,9 @@ def _behind_past(
     form = form_of(value, view, repeated) if node.op_type == "Concat" else None
     if form is None or (form.rank, form.parts) != (4, 1) or len(node.inputs) != 2:
         return None
+    # Nobody has queries from before.
+    if [axis.role for axis in view[2]] != ["column"]:
+        return None
     new = node.inputs[1]
     earlier, later = facts.shape(node.inputs[0]), facts.shape(new)
     if new is None or earlier is None or later is None or len(earlier) != 4:

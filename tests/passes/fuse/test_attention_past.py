@@ -143,3 +143,79 @@ def test_tensors_joined_along_heads() -> None:
     model = load(graph(body, inputs, outputs), 23)
     apply(model, STANDARD)
     assert all(len(n.inputs) < 5 for n in model.graph if n.op_type == "Attention")
+
+
+def held(text: str, pass_: Fixpoint, opset: int, second: str = "") -> list[str]:
+    """Return the operators, after holding the answers to the original's, of 3 keys before.
+
+    Args:
+        text: The graph.
+        pass_: The pass.
+        opset: The opset.
+        second: An input as long as the earlier keys, along its third dimension.
+    """
+    model, original = load(text, opset), load(text, opset)
+    apply(model, pass_)
+    feeds = random_feeds(original)
+    for name in {"pk", "pv", second} & set(feeds):
+        feeds[name] = feeds[name][:, :, :3]
+    for one, other in zip(run(model, feeds), run(original, feeds), strict=True):
+        np.testing.assert_allclose(one, other, rtol=0, atol=RTOL * np.abs(other).max())
+    return operators(model)
+
+
+@pytest.mark.parametrize(
+    ("pass_", "opset"), [(STANDARD, 23), (CONTRIB, 17)], ids=["standard", "contributed"]
+)
+@pytest.mark.parametrize("keys", ["joined", "not_joined"])
+def test_queries_joined_with_earlier_ones_stay_joined(
+    pass_: Fixpoint, opset: int, keys: str
+) -> None:
+    body = WHOLE.replace("q = T", "q4 = T")
+    body = body.replace("d = M", "q = Concat <axis = 2> (pq, q4) d = M")
+    if keys == "not_joined":
+        body = body.replace("k = Concat <axis = 2> (pk, k4)", "k = Identity(k4)")
+        body = body.replace("v = Concat <axis = -2> (pv, v4)", "v = Identity(v4)")
+    outputs = OUTPUTS.replace("S, 8] z", "U, 8] z")
+    assert "Concat" in held(
+        graph(body, f"{INPUTS}, float[B, 4, P, 2] pq", outputs), pass_, opset, "pq"
+    )
+
+
+def test_keys_and_values_of_different_pasts_stay_joined() -> None:
+    # As many in all, but more of the keys than of the values come first.
+    body = WHOLE.replace("(pv, v4)", "(v4, pv)")
+    assert held(graph(body), STANDARD, 23).count("Concat") == 2
+
+
+@pytest.mark.parametrize(
+    ("pass_", "opset"), [(STANDARD, 23), (CONTRIB, 17)], ids=["standard", "contributed"]
+)
+@pytest.mark.parametrize("made", ["queries", "mask"])
+def test_what_is_made_of_all_keys_is_not_made_of_the_result(
+    made: str, pass_: Fixpoint, opset: int
+) -> None:
+    if made == "queries":
+        body = WHOLE.replace("q = T", "q4 = T")
+        body = body.replace("d = M", "n = ReduceMax <keepdims = 0> (k) q = Mul(q4, n) d = M")
+    else:
+        mask = """c1 = Slice(k, at0, at1, at3) c = Transpose <perm = [0, 1, 3, 2]> (c1)
+            r = Slice(q, at0, at1, at3) m = Less(r, c) i = Where(m, zero, some)
+            a = Add(s, i) p = Softmax <axis = -1> (a)"""
+        body = f"{KEYS} {VALUES} {SCORES} {mask} {REST}"
+    text = graph(body).replace(
+        "float zero", "int64[1] at0 = {0}, int64[1] at1 = {1}, int64[1] at3 = {3}, float zero"
+    )
+    assert held(text, pass_, opset).count("Concat") == 2
+
+
+def test_values_of_another_width_than_keys() -> None:
+    body = WHOLE.replace("w, heads", "w, wide").replace("t, merged", "t, broad")
+    inputs = INPUTS.replace("S, 8] w", "S, 12] w").replace("P, 2] pv", "P, 3] pv")
+    outputs = OUTPUTS.replace("S, 8] z", "S, 12] z").replace("T, 2] v", "T, 3] v")
+    text = graph(body, inputs, outputs).replace(
+        "float zero", "int64[4] wide = {0, 0, 4, 3}, int64[3] broad = {0, 0, 12}, float zero"
+    )
+    assert held(text, STANDARD, 23) == ["Attention"]
+    # MultiHeadAttention has one width for both pasts.
+    assert held(text, CONTRIB, 17).count("Concat") == 2

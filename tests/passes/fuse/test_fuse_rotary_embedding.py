@@ -208,3 +208,18 @@ def test_leaves_unchanged(name: str) -> None:
 def test_other_types_are_left_alone() -> None:
     text = graph(WHOLE).replace("float", "double")
     assert_unchanged(FuseRotaryEmbedding(), text, opset=23, reason="float32")
+
+
+def test_keys_joined_with_earlier_ones_are_rotated_together() -> None:
+    joined = "x = Concat <axis = 2> (past, new)"
+    lines = WHOLE.replace("x = Transpose", "new = Transpose")
+    lines = lines.replace(HALVES, f"{joined} {HALVES}")
+    inputs = "float[B, 3, 12] y, float[1, 5, 2] angles, float[B, 3, 2, 4] past"
+    text = graph(lines, inputs).replace("B, 3, S, 4", "B, 3, 5, 4")
+    model, original = load(text, 23), load(text, 23)
+    assert apply(model, PASS).modified
+    (rotation,) = [node for node in model.graph if node.op_type == "RotaryEmbedding"]
+    source = rotation.inputs[0]
+    assert source is not None
+    assert source.name == "x"
+    assert_same_answers(model, original, RTOL)

@@ -124,3 +124,12 @@ def test_angles_of_one_position_for_all_are_left_alone() -> None:
     text = text.replace("s = Sin(angles)", "s = Sin(angles) s1 = Slice(s, i0, i1, i1, i1)")
     reason = "not of the batch and the positions"
     assert_unchanged(FuseRotaryEmbedding(), text, opset=23, reason=reason)
+
+
+@pytest.mark.parametrize("name", ["slices_apart", "halves_apart", "llama"])
+def test_what_angles_are_broadcast_over_is_left_alone(name: str) -> None:
+    # One of the batch is rotated by the angles of each.
+    text = neighbours(name).replace(
+        "float[B, S, 12] y, float[1,", "float[1, S, 12] y, float[B,"
+    )
+    assert_unchanged(FuseRotaryEmbedding(), text, opset=23)
