@@ -71,6 +71,7 @@ class QualityMeter:
         self._scores = None if isinstance(metric, str) else ScoreMeter(metric)
         self._rows: dict[str, list[list[float]]] = {}
         self._samples = 0
+        self._has_spread = True
         self._is_lost = False
 
     def add(
@@ -113,7 +114,10 @@ class QualityMeter:
         return worst or Quality(1.0, 1.0, self._samples)
 
     def ceiling(self, best: QualityMeter, count: int) -> Quality:
-        """Return what would be shown if the samples to come were answered as by ``best``.
+        """Return what is shown at most, the samples to come answered no better than ``best``.
+
+        Its figure is that of their being answered as well. The spread of the samples says
+        nothing yet: were all as far off as those so far, there would be none.
 
         Args:
             best: The same metric of the original's own answers, sample by sample.
@@ -123,6 +127,7 @@ class QualityMeter:
             return self.result()
         whole = QualityMeter(self._metric)
         whole._samples = count
+        whole._has_spread = False
         if self._scores and whole._scores and best._scores:
             seen = self._scores.scores
             whole._scores.scores = seen + best._scores.scores[len(seen) : count]
@@ -131,10 +136,13 @@ class QualityMeter:
             whole._rows[name] = seen_rows + rows[len(seen_rows) : count]
         return whole.result()
 
+    def _bound(self, rows: _Floats, figure: Any, value: float) -> float:
+        return _jackknife(rows, figure, value) if self._has_spread else value
+
     def _of_scores(self, meter: ScoreMeter) -> Quality:
         pairs = np.array(meter.scores)
         value = meter.quality()
-        bound = _jackknife(pairs, lambda sums: sums[..., 0] / sums[..., 1], value)
+        bound = self._bound(pairs, lambda sums: sums[..., 0] / sums[..., 1], value)
         counts = 0
         if np.isin(pairs, (0.0, 1.0)).all():
             counts = int(pairs[:, 1].sum())
@@ -147,10 +155,10 @@ class QualityMeter:
         elements, equal = total[_ELEMENTS], total[_EQUAL]
         if self._metric == "cosine" and total[_ENERGY] and total[_OTHER]:
             value = float(_cosine(total))
-            bound = _jackknife(rows, _cosine, value)
+            bound = self._bound(rows, _cosine, value)
         elif self._metric == "sqnr" and total[_ENERGY]:
             value = float(_decibels(total))
-            bound = _jackknife(rows, _decibels, value)
+            bound = self._bound(rows, _decibels, value)
         else:
             # Where there is no top, what is the same counts.
             what = (_TOP, _ROWS) if self._metric == "top1" and total[_ROWS] else ()
@@ -159,7 +167,7 @@ class QualityMeter:
                 best = math.inf if self._metric == "sqnr" else 1.0
                 return Quality(best, best, self._samples)
             value = float(total[right] / total[all_])
-            bound = _jackknife(rows, lambda sums: sums[..., right] / sums[..., all_], value)
+            bound = self._bound(rows, lambda sums: sums[..., right] / sums[..., all_], value)
             count = int(total[all_])
             bound = min(bound, _wilson(value, count))
             is_flawless = value == 1

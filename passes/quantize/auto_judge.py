@@ -80,10 +80,10 @@ class Judge:
     ) -> Quality:
         """Return the quality of a model, as the samples that are held out show it.
 
-        Ends as soon as the target is out of reach, were all that is left answered as by the
-        original: the figure is then that of the samples so far. Where it is reached the other
-        samples are run as well: it has to hold on all of them together, and the quality is
-        not above that.
+        Ends as soon as the target is out of reach, if none of what is left is answered better
+        than by the original: the figure is then that of the samples so far. Where it is
+        reached the other samples are run as well: it has to hold on all of them together, and
+        the quality is not above that.
 
         Args:
             model: The model.

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import strategies as st
 
 from graphopt.calibration.qparams import Degenerate, IntType, from_range
+from graphopt.calibration.range_methods import Values
 from graphopt.calibration.ranges import RangeMethod, choose_range, noise_to_signal, range_of
 from graphopt.calibration.statistics import TensorStatistics
 
@@ -83,6 +84,19 @@ def test_entropy_clips_a_lonely_outlier_and_keeps_a_plain_range() -> None:
     low, high = range_of(statistics_of(values), "entropy", U8)
     assert low < -0.98
     assert high > 0.98
+
+
+@pytest.mark.parametrize("seed", [2, 3])
+def test_of_the_same_entropy_the_widest_range_is_taken(seed: int) -> None:
+    """Few values, far apart: many thresholds lie between the last two of them."""
+    rng = np.random.default_rng(seed)
+    values = rng.integers(-3, 9, 5000).astype(np.float32)
+    stats = statistics_of(values)
+    stats.update(values * np.float32(rng.uniform(1, 30)), 1)
+    wide = Values(stats, U8, False)
+    low, high = range_of(stats, "entropy", U8)
+    assert low == pytest.approx(wide.low, rel=0.01)
+    assert high == pytest.approx(wide.high, rel=0.01)
 
 
 def test_method_that_is_worse_gives_way_to_minmax() -> None:

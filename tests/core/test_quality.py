@@ -165,9 +165,24 @@ def test_ceiling_is_the_figure_were_the_rest_answered_as_by_the_original(metric:
         whole.add(index, {}, {"y": reference}, {"y": found})
         if index < 3:
             part.add(index, {}, {"y": reference}, {"y": found})
-    assert part.ceiling(best, 8) == whole.result()
-    assert part.ceiling(best, 3) == part.result()
+    assert part.ceiling(best, 8).value == whole.result().value
+    assert part.ceiling(best, 3).value == part.result().value
     assert part.ceiling(best, 8).value > part.result().value
+
+
+@pytest.mark.parametrize("metric", ["cosine", "top1", "sqnr"])
+@pytest.mark.parametrize("seed", range(5))
+def test_no_answers_show_more_than_the_ceiling(metric: str, seed: int) -> None:
+    x = np.random.default_rng(seed).standard_normal((6, 4, 8)).astype(np.float32)
+    other = x + np.float32(0.1) * x[:, ::-1]
+    best, meter = QualityMeter(metric), QualityMeter(metric)
+    for index, one in enumerate(x):
+        best.add(index, {}, {"y": one}, {"y": one})
+    ceilings = []
+    for index, (one, found) in enumerate(zip(x, other, strict=True)):
+        meter.add(index, {}, {"y": one}, {"y": found})
+        ceilings.append(meter.ceiling(best, len(x)).proven)
+    assert min(ceilings) >= meter.result().proven
 
 
 def test_ceiling_of_a_metric_of_the_users_and_of_what_is_lost() -> None:

@@ -100,3 +100,14 @@ def test_samples_that_calibrate_are_left_early_too(judge_by, runs) -> None:
     # Of the original they are worth 0.5 as well: nothing is lost, but no 0.99 is reached.
     assert found.proven < 0.99
     assert len(runs) == COUNT // 2 + 1
+
+
+def test_what_loses_the_same_everywhere_is_not_given_up(judge_by) -> None:
+    """With the rest right the answers would differ more, and show less than they do."""
+
+    def score(outputs, reference) -> float:
+        return 1.0 if np.array_equal(outputs["y"], reference["y"]) else 0.992
+
+    found = judge_by(score).quality(load(CLOSE), 0.991)
+    assert found.samples == COUNT // 2
+    assert found.proven == pytest.approx(0.992)
