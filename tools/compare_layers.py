@@ -159,7 +159,7 @@ def _row(layer: Layer) -> tuple[Any, ...]:
         "" if layer.candidate_name == layer.name else layer.candidate_name,
         layer.op_type,
         "" if found is None else f"{found.max_abs:.3g}",
-        "" if found is None else f"{found.sqnr_db:.1f}",
+        "" if found is None else f"{layer.sqnr_db:.1f}",
         f"{layer.added_noise:.2g}" if layer.added_noise else "",
         _range(layer.range),
         _range(layer.candidate_range),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 
 import numpy as np
 
@@ -12,6 +13,8 @@ __all__ = ["Layer", "LayerMeter"]
 
 _CHUNK = 1 << 16
 """Elements that are looked at together: a copy of a large tensor would take as much as it."""
+_MOST_NOISE = 300.0
+"""Power of ten: of float64 there is more than a float can hold."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,9 +50,22 @@ class Layer:
     fault: str = ""
 
     @property
+    def sqnr_db(self) -> float:
+        """Energy of the tensor over that of the error, in dB; infinite where there is none.
+
+        Of truth values and words, which have none: elements over those that are not the same.
+        """
+        found = self.difference
+        if found is None:
+            return math.inf
+        if found.max_abs or found.zero_signs or not found.equal < 1:
+            return found.sqnr_db
+        return -10 * math.log10(1 - found.equal)
+
+    @property
     def noise(self) -> float:
         """Energy of the error over that of the tensor."""
-        return 10 ** (-self.difference.sqnr_db / 10) if self.difference is not None else 0.0
+        return 10 ** min(-self.sqnr_db / 10, _MOST_NOISE)
 
     def exceeds(self, sqnr_db: float | None = None) -> bool:
         """Whether the error is more than the tolerance, or the SQNR less than ``sqnr_db``."""
@@ -58,8 +74,10 @@ class Layer:
         if self.difference.not_finite:
             return True
         if sqnr_db is not None:
-            return self.difference.sqnr_db < sqnr_db
-        return self.difference.needed > 1
+            return self.sqnr_db < sqnr_db
+        return self.difference.needed > 1 or (
+            not self.difference.max_abs and self.sqnr_db < math.inf
+        )
 
 
 class LayerMeter:

@@ -113,7 +113,7 @@ def comparison_table(comparison: Comparison) -> rich.table.Table:
             f"{found.max_abs:.3g}",
             f"{found.max_rel:.3g}",
             f"{found.cosine:.6f}",
-            f"{found.sqnr_db:.1f}",
+            f"{found.sqnr_db:.1f}" if found.max_abs or found.equal == 1 else "-",
             "-" if found.top1 is None else f"{found.top1:.4f}",
         )
     return table

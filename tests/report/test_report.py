@@ -8,6 +8,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
+import rich.console
 from networks import network
 from small_network import NETWORK
 
@@ -15,6 +16,7 @@ import graphopt
 from graphopt.api import Options, Result
 from graphopt.cli import main
 from graphopt.errors import EXIT_INVALID, OutputError
+from graphopt.report import console
 from graphopt.report.html.collect import collect
 from graphopt.report.html.distributions import bins_of_tensor
 from graphopt.report.html.render import ASSETS
@@ -99,6 +101,28 @@ def test_the_command_line_writes_it(page, tmp_path: pathlib.Path) -> None:
     facts = page.texts(".facts dt")
     for label in ("command", "pipeline", "seed", "onnxruntime", "samples"):
         assert label in facts
+
+
+def test_truth_values_that_differ_are_not_called_equal(tmp_path: pathlib.Path) -> None:
+    rng = np.random.default_rng(0)
+    text = """g (float[N, 64] x) => (bool[N, 64] y) <float zero = {0}>
+              { a = MatMul(x, w) y = Greater(a, zero) }"""
+    model = ir.to_proto(ir.from_onnx_text(f'<ir_version: 10, opset_import: ["": 21]> {text}'))
+    weight = rng.standard_normal((64, 64)).astype(np.float32)
+    model.graph.initializer.append(onnx.numpy_helper.from_array(weight, "w"))
+    result = graphopt.optimize(
+        model,
+        "quantize-dynamic",
+        samples=[{"x": rng.standard_normal((64, 64)).astype(np.float32)}],
+        options=Options(measure=False),
+    )
+    assert result.comparison.outputs[0].difference.equal < 1
+    page = result.report(tmp_path / "r.html").read_text("utf-8")
+    assert '<td class="number">equal</td>' not in page
+    out = rich.console.Console(width=100)
+    with out.capture() as captured:
+        out.print(console.comparison_table(result.comparison))
+    assert "inf" not in captured.get()
 
 
 def test_a_run_that_fails_is_reported_too(page, tmp_path: pathlib.Path) -> None:

@@ -16,6 +16,7 @@ import onnx_ir as ir
 import pytest
 
 from graphopt.analysis.shapes import infer
+from graphopt.debug.layer import LayerMeter
 from graphopt.debug.layers import Layer, compare_layers, match_names, worst
 from graphopt.debug.ledgers import LedgerError, read_ledger
 from graphopt.debug.portions import budget_for
@@ -85,6 +86,31 @@ def test_the_layer_that_differs_is_first_and_to_blame(runtime: Runtime) -> None:
     assert layers["d"].added_noise == layers["d"].noise
     low, high = layers["d"].candidate_range
     assert 0 <= low < high < 1
+
+
+@pytest.mark.parametrize("threshold", [None, 30.0])
+def test_truth_values_that_differ_are_to_blame(
+    runtime: Runtime, threshold: float | None
+) -> None:
+    text = """g (float[4] x) => (float[4] y) <float[1] zero = {0}, float[1] limit = {0}> {
+        p = Abs(x)
+        b = Greater(p, limit)
+        y = Where(b, x, zero)
+    }"""
+    original, candidate = graphs.load(text), graphs.load(text.replace("t = {0}", "t = {2}"))
+    feeds = [{"x": np.float32([1, 2, 3, -4])}]
+    layers = compare(runtime, original, candidate, feeds=feeds)
+    assert [name for name, one in layers.items() if one.exceeds(threshold)] == ["b", "y"]
+    assert layers["b"].noise == layers["b"].added_noise == pytest.approx(0.5)
+    assert worst(list(layers.values()), 1)[0].name == "b"
+
+
+def test_noise_beyond_what_a_float_holds_is_measured() -> None:
+    meter = LayerMeter(Tolerance())
+    meter.add(0, np.array([1e-160]), np.array([1e150]))
+    layer = meter.layer("a", "a")
+    assert layer.noise > 1e299
+    assert layer.exceeds()
 
 
 def test_figures_are_those_of_numpy(runtime: Runtime) -> None:

@@ -184,9 +184,9 @@ def _is_float(value: object) -> TypeGuard[np.ndarray]:
 
 
 def _decibels(layer: Layer) -> float | None:
-    if layer.difference is None or math.isnan(layer.difference.sqnr_db):
+    if layer.difference is None or math.isnan(layer.sqnr_db):
         return None
-    return max(-EQUAL_DB, min(EQUAL_DB, layer.difference.sqnr_db))
+    return max(-EQUAL_DB, min(EQUAL_DB, layer.sqnr_db))
 
 
 def _reasons(result: Result) -> Mapping[str, str]:
