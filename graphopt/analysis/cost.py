@@ -71,8 +71,8 @@ def macs_of(
 ) -> int | None:
     """Return the multiply-accumulate operations of ``node``; ``None`` if shapes are unknown.
 
-    Convolutions, matrix products and recurrent layers count; for every other operator the
-    answer is 0.
+    Convolutions, matrix products, recurrent layers and attention count; for every other
+    operator the answer is 0.
     """
     rule = _RULES.get(node.op_type)
     if rule is None:
@@ -148,7 +148,32 @@ def _recurrent(node: ir.Node, shape: _ShapeOf) -> int:
     return steps * batch * (math.prod(shape(1)) + math.prod(shape(2)))
 
 
+def _attention(node: ir.Node, shape: _ShapeOf) -> int:
+    if not node.domain:
+        return _products_of_attention(node, shape, past=4)
+    if node.domain != "com.microsoft":
+        raise _UnknownError
+    # onnxruntime's takes the projections in: x, and the weights of all three side by side.
+    (batch, rows, width), columns = shape(0), shape(1)[1]
+    sizes = attribute(node, "qkv_hidden_sizes", [columns // 3] * 3)
+    return batch * rows * (width * columns + rows * int(sizes[0] + sizes[2]))
+
+
+def _multi_head_attention(node: ir.Node, shape: _ShapeOf) -> int:
+    return _products_of_attention(node, shape, past=6)
+
+
+def _products_of_attention(node: ir.Node, shape: _ShapeOf, past: int) -> int:
+    """Count queries times keys, and probabilities times values; ``past``: keys so far."""
+    if len(node.inputs) < 2:
+        raise _UnknownError  # all three in one tensor
+    earlier = shape(past)[2] if any(node.inputs[past : past + 1]) else 0
+    # Each element of queries and of the result meets each key.
+    return (math.prod(shape(0)) + math.prod(shape(-1))) * (shape(1)[-2] + earlier)
+
+
 _RULES = {
+    "Attention": _attention,
     "Conv": _conv,
     "ConvInteger": _conv,
     "ConvTranspose": _conv_transpose,
@@ -157,6 +182,7 @@ _RULES = {
     "LSTM": _recurrent,
     "MatMul": _matmul,
     "MatMulInteger": _matmul,
+    "MultiHeadAttention": _multi_head_attention,
     "QLinearConv": _qlinear_conv,
     "QLinearMatMul": _matmul,
     "RNN": _recurrent,

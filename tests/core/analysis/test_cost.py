@@ -44,6 +44,35 @@ OPERATORS = {
         "{ y = LSTM<hidden_size=4>(x, w, r) }",
         5 * 2 * (16 * 3 + 16 * 4),
     ),
+    # Each of 2 x 5 queries with 7 keys and as many values: 4 heads of width 3, and of 2.
+    "Attention": (
+        "g (float[2, 5, 12] q, float[2, 7, 12] k, float[2, 7, 8] v) => (float[2, 5, 8] y)"
+        "{ y = Attention<q_num_heads=4, kv_num_heads=4>(q, k, v) }",
+        2 * 5 * 7 * (12 + 8),
+    ),
+    "Attention, heads that share keys, and 3 keys from before": (
+        "g (float[2, 4, 5, 3] q, float[2, 1, 7, 3] k, float[2, 1, 7, 3] v,"
+        " float[2, 1, 3, 3] pk, float[2, 1, 3, 3] pv) => (float[2, 4, 5, 3] y)"
+        "{ y, k1, v1 = Attention(q, k, v, , pk, pv) }",
+        2 * 5 * (7 + 3) * (12 + 12),
+    ),
+    "MultiHeadAttention": (
+        "g (float[2, 5, 12] q, float[2, 7, 12] k, float[2, 7, 8] v) => (float[2, 5, 8] y)"
+        "{ y = com.microsoft.MultiHeadAttention<num_heads=4>(q, k, v) }",
+        2 * 5 * 7 * (12 + 8),
+    ),
+    "MultiHeadAttention, 3 keys from before": (
+        "g (float[2, 5, 12] q, float[2, 7, 12] k, float[2, 7, 12] v,"
+        " float[2, 4, 3, 3] pk, float[2, 4, 3, 3] pv) => (float[2, 5, 12] y)"
+        "{ y, k1, v1 = com.microsoft.MultiHeadAttention<num_heads=4>"
+        "(q, k, v, , , , pk, pv) }",
+        2 * 5 * (7 + 3) * (12 + 12),
+    ),
+    "Attention with its projections": (
+        "g (float[2, 5, 6] x, float[6, 32] w, float[32] b) => (float[2, 5, 8] y)"
+        "{ y = com.microsoft.Attention<num_heads=4, qkv_hidden_sizes=[12, 12, 8]>(x, w, b) }",
+        2 * 5 * 6 * 32 + 2 * 5 * 5 * (12 + 8),
+    ),
     "elementwise": ("g (float[5, 2] x) => (float[5, 2] y) { y = Relu(x) }", 0),
 }
 
@@ -51,7 +80,9 @@ OPERATORS = {
 @pytest.mark.parametrize("name", OPERATORS)
 def test_operations_of_one_run(name: str) -> None:
     text, expected = OPERATORS[name]
-    assert cost.total_macs(graphs.load(text)) == (expected, 0)
+    domains = ("com.microsoft",) if "com.microsoft" in text else ()
+    model = graphs.load(text, 23 if "Attention" in name else 21, domains)
+    assert cost.total_macs(model) == (expected, 0)
 
 
 def test_symbolic_dimensions_take_the_size_that_is_given() -> None:
