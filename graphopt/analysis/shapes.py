@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import TypeAlias
 
 import onnx
@@ -12,7 +13,7 @@ from graphopt.analysis.symbolic import Shape, Symbols
 from graphopt.ir_access import attributes_of
 from graphopt.records import graphs_in, nodes_in
 
-__all__ = ["Inferred", "infer", "merged"]
+__all__ = ["Inferred", "infer", "merged", "shapes_of_run"]
 
 Dims: TypeAlias = "tuple[int | str | None, ...]"
 
@@ -36,14 +37,7 @@ def infer(model: ir.Model) -> dict[ir.Value, Inferred]:
         main graph and its subgraphs. A dimension is a number, the name of a dimension of an
         input, or unknown.
     """
-    proto = onnx.shape_inference.infer_shapes(
-        model_io.outline(model, _is_believed),
-        check_type=False,
-        strict_mode=False,
-        data_prop=True,
-    )
-    official = _Official()
-    official.read(model.graph, proto.graph)
+    official = _told_by_onnx(model)
     symbols = Symbols(model, official.shapes)
     found: dict[ir.Value, Inferred] = {}
     for node in nodes_in(model.graph):
@@ -56,6 +50,37 @@ def infer(model: ir.Model) -> dict[ir.Value, Inferred]:
             if kind is not None or shape is not None:
                 found[value] = (kind, shape)
     return found
+
+
+def shapes_of_run(
+    model: ir.Model, fed: Mapping[str, Sequence[int]]
+) -> dict[ir.Value, ir.Shape | None]:
+    """Return the shapes of inputs and results of nodes in one run, as far as they are known.
+
+    Args:
+        model: The model. It is not changed.
+        fed: Name of an input -> its shape; inputs that are missing may have any.
+    """
+    symbols = Symbols(model, _told_by_onnx(model).shapes, fed)
+    results = (value for node in nodes_in(model.graph) for value in node.outputs)
+    found: dict[ir.Value, ir.Shape | None] = {}
+    for value in (*model.graph.inputs, *results):
+        dims = symbols.shape(value)
+        found[value] = None if dims is None else ir.Shape(symbols.recordable(dims))
+    return found
+
+
+def _told_by_onnx(model: ir.Model) -> _Official:
+    """Return what onnx's inference knows."""
+    proto = onnx.shape_inference.infer_shapes(
+        model_io.outline(model, _is_believed),
+        check_type=False,
+        strict_mode=False,
+        data_prop=True,
+    )
+    official = _Official()
+    official.read(model.graph, proto.graph)
+    return official
 
 
 def _is_believed(value: ir.Value) -> bool:

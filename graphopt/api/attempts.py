@@ -6,7 +6,7 @@ import dataclasses
 import logging
 import os
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
 
 import onnx
@@ -51,6 +51,7 @@ class Work:
     before: ModelSummary
     given: Samples | None
     samples: Samples  # the given ones, or synthetic
+    fed: Mapping[str, tuple[int, ...]]  # input -> its shape in the first of them
     options: Options
     runtime: Runtime
     instruments: tuple[Instrument, ...]
@@ -80,7 +81,8 @@ class Work:
             logger.info("%s is left out: %s", text, left_out[text])
             passes = kept
         files = [stage.path] + ([stage.external_path] if stage.external_path else [])
-        after = summarize(model, sum(file.stat().st_size for file in files))
+        size_bytes = sum(file.stat().st_size for file in files)
+        after = summarize(model, size_bytes, self.fed)
         result = Result(
             model,
             self.before,
@@ -99,6 +101,7 @@ class Work:
                 self.model,
                 asked_for,
                 self.samples,
+                self.fed,
                 self.options,
             ),
         )

@@ -75,13 +75,16 @@ def optimize(
             check_output(pathlib.Path(output), original, before)
         given = as_samples(samples, before)
         synthetic = Samples.synthetic(model_io.input_specs(before), seed=options.seed)
+        chosen_samples = given or accepted(synthetic, original, runtime)
+        fed = {name: array.shape for name, array in next(chosen_samples.feeds()).items()}
         work = Work(
             source=source,
             original=original,
             model=before,
-            before=summarize(before, size_on_disk(before, original)),
+            before=summarize(before, size_on_disk(before, original), fed),
             given=given,
-            samples=given or accepted(synthetic, original, runtime),
+            samples=chosen_samples,
+            fed=fed,
             options=options,
             runtime=runtime,
             instruments=tuple(instruments),

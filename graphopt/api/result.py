@@ -34,6 +34,7 @@ class Origin:
         model: The original; its weights stay where they are.
         passes: The pipeline that was asked for, as text.
         samples: What both models were run on.
+        fed: Name of an input -> its shape in the first of them.
         options: How it was gone about.
     """
 
@@ -41,6 +42,7 @@ class Origin:
     model: ir.Model
     passes: str
     samples: Samples
+    fed: Mapping[str, tuple[int, ...]]
     options: Options
 
 

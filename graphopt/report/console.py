@@ -76,7 +76,7 @@ def summary_table(result: Result) -> rich.table.Table:
     row("size", before.size_bytes, after.size_bytes, "size")
     row("parameters", before.parameters, after.parameters)
     if before.macs or after.macs:
-        row(macs_label(result.origin.model), before.macs, after.macs)
+        row(macs_label(result.origin.model, sampled=True), before.macs, after.macs)
     if result.latency:
         first, last = result.latency[0], result.latency[-1]
         table.add_row(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import dataclasses
 import pathlib
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import onnx
@@ -13,7 +14,14 @@ import onnx_ir as ir
 from graphopt.analysis import cost, shapes
 from graphopt.model_io import MappedTensor
 
-__all__ = ["ModelSummary", "files_of", "macs_label", "size_on_disk", "summarize"]
+__all__ = [
+    "ModelSummary",
+    "files_of",
+    "known_shapes",
+    "macs_label",
+    "size_on_disk",
+    "summarize",
+]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,7 +34,8 @@ class ModelSummary:
         operators: Operator -> how many, most frequent first.
         parameters: Elements of all initializers and constants.
         parameter_bytes: Their bytes.
-        macs: Multiply-accumulate operations of one run with every symbolic dimension 1.
+        macs: Multiply-accumulate operations of one run: with the sizes of the first sample,
+            or with every symbolic dimension 1.
         macs_unknown: Number of matrix and convolution nodes whose shapes are not known.
         opsets: Domain (``""``: ONNX) -> version.
         dtypes: Element type -> bytes of the parameters of that type.
@@ -69,14 +78,22 @@ def size_on_disk(model: ir.Model, path: pathlib.Path) -> int:
     return sum(file.stat().st_size for file in files)
 
 
-def summarize(model: ir.Model, size_bytes: int) -> ModelSummary:
-    """Return the facts about ``model``, which takes ``size_bytes``. Nothing is changed."""
+def summarize(
+    model: ir.Model, size_bytes: int, fed: Mapping[str, Sequence[int]] | None = None
+) -> ModelSummary:
+    """Return the facts about ``model``. Nothing is changed.
+
+    Args:
+        model: The model.
+        size_bytes: What it takes on disk.
+        fed: Name of an input -> its shape in the run whose operations are counted.
+    """
     operators: collections.Counter[str] = collections.Counter(
         f"{node.domain}::{node.op_type}" if node.domain else node.op_type
         for node in cost.all_nodes(model)
     )
     parameters, parameter_bytes = cost.parameters_of(model)
-    macs, macs_unknown = cost.total_macs(model, shape_of=_shapes(model))
+    macs, macs_unknown = cost.total_macs(model, shape_of=known_shapes(model, fed))
     dtypes: collections.Counter[str] = collections.Counter()
     for tensor in cost.weights(model):
         dtypes[tensor.dtype.name.lower()] += tensor.nbytes
@@ -97,16 +114,25 @@ def summarize(model: ir.Model, size_bytes: int) -> ModelSummary:
     )
 
 
-def macs_label(model: ir.Model) -> str:
+def macs_label(model: ir.Model, *, sampled: bool) -> str:
     """Return what to call ``ModelSummary.macs``: how they are counted must not be missed."""
     inputs = (value for value in model.graph.inputs if not value.is_initializer())
     fixed = all(isinstance(dim, int) for value in inputs for dim in value.shape or ())
-    return "MACs" if fixed else "MACs, open sizes 1"
+    return "MACs" if fixed else "MACs, first sample" if sampled else "MACs, open sizes 1"
 
 
-def _shapes(model: ir.Model) -> dict[ir.Value, ir.Shape | None]:
-    """Return inferred shapes; none where onnx finds a contradiction in the model."""
+def known_shapes(
+    model: ir.Model, fed: Mapping[str, Sequence[int]] | None = None
+) -> dict[ir.Value, ir.Shape | None]:
+    """Return inferred shapes; none where onnx finds a contradiction in the model.
+
+    Args:
+        model: The model.
+        fed: Name of an input -> its shape in the run in question; default: any run.
+    """
     try:
+        if fed is not None:
+            return shapes.shapes_of_run(model, fed)
         return {value: shape for value, (_, shape) in shapes.infer(model).items()}
     except onnx.shape_inference.InferenceError:
         return {}

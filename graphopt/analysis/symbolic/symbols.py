@@ -57,16 +57,19 @@ class Symbols:
     Args:
         model: The model.
         said: Shapes to go by where no rule knows; default: those recorded in the model.
+        fed: Name of an input -> its shape in the run in question; default: any run.
     """
 
     def __init__(
         self,
         model: ir.Model,
         said: Mapping[ir.Value, Sequence[int | str | None] | None] | None = None,
+        fed: Mapping[str, Sequence[int]] | None = None,
     ) -> None:
         self.opset = model.opset_imports.get("", 0)
         self._main = model.graph
         self._said = said or {}
+        self._fed = fed or {}
         self._names: dict[Dim, str] = {}
         self._shapes: dict[ir.Value, Shape | None] = {}
         self._contents: dict[ir.Value, np.ndarray | None] = {}
@@ -199,6 +202,9 @@ class Symbols:
         # What a Loop carries into its body may have another shape in each iteration.
         if value.shape is None or value.graph is not self._main:
             return None
+        fed = self._fed.get(value.name or "") if value.is_graph_input() else None
+        if fed is not None:
+            return tuple(fed)
         return tuple(self._input_dim(dim) for dim in value.shape)
 
     def _input_dim(self, dim: int | ir.SymbolicDim) -> Dim:

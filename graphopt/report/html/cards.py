@@ -45,7 +45,7 @@ def cards_of(result: Result) -> list[Card]:
         _card("Size", before.size_bytes, after.size_bytes, size),
         _card("Nodes", before.nodes, after.nodes, "{:,}".format),
         _card("Parameters", before.parameters, after.parameters, _count),
-        _card(macs_label(result.origin.model), before.macs, after.macs, _count),
+        _card(macs_label(result.origin.model, sampled=True), before.macs, after.macs, _count),
     ]
     if result.latency:
         old, new = result.latency[0].median_ms, result.latency[-1].median_ms

@@ -8,12 +8,13 @@ import os
 from typing import TYPE_CHECKING
 
 from graphopt.report.skips import group_skips
+from graphopt.report.summary import known_shapes
 from graphopt.runtime import Runtime
 
 from .cards import cards_of, verdict_of
 from .content import Content, OutputRow, RewriteRow
 from .facts import facts_of
-from .graph_rows import graph_rows, inferred, states
+from .graph_rows import graph_rows, states
 from .layers import layer_rows
 from .steps import search_points, start_row, step_rows
 from .touches import Touches
@@ -31,10 +32,12 @@ def collect(result: Result, progress: Progress | None, command: str) -> Content:
     """Return the report of ``result``; runs both models on a few samples."""
     touches = Touches(result.ledger)
     origin = result.origin
-    shape_of = (inferred(origin.model), inferred(result.model))
+    shape_of = (known_shapes(origin.model), known_shapes(result.model))
     before, after = states(origin.model, result.model, result.ledger)
     with contextlib.closing(Runtime()) as runtime:
-        layers = layer_rows(result, touches, shape_of, runtime, progress)
+        fed = origin.fed
+        in_run = (known_shapes(origin.model, fed), known_shapes(result.model, fed))
+        layers = layer_rows(result, touches, in_run, runtime, progress)
     judged, verdict = verdict_of(result)
     points, about = search_points(result)
     comparison = result.comparison

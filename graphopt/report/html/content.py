@@ -188,7 +188,7 @@ class LayerRow:
         sensitivity_db: Signal-to-noise ratio of its product in integer, as a search estimated
             it; ``None`` without one.
         kept, channels: Output channels after and before; ``None``: not known.
-        macs, macs_after: Multiply-accumulate operations, symbolic dimensions 1.
+        macs, macs_after: Multiply-accumulate operations on the first sample.
         size_bytes, size_after: Bytes of the weight.
         reason: Why it was left as it was; empty where it was not.
         rewrites: Numbers of the rewrites that touched it.

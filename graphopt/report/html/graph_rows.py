@@ -6,7 +6,6 @@ import dataclasses
 from collections.abc import Iterator
 from typing import TypeAlias
 
-import onnx
 import onnx_ir as ir
 
 from graphopt.analysis import shapes
@@ -23,7 +22,6 @@ __all__ = [
     "State",
     "ValueRow",
     "graph_rows",
-    "inferred",
     "states",
 ]
 
@@ -80,14 +78,6 @@ class GraphContent:
     values: tuple[ValueRow, ...]
     inputs: tuple[int, ...]
     outputs: tuple[int, ...]
-
-
-def inferred(model: ir.Model) -> Shapes:
-    """Return inferred shapes; none where onnx finds a contradiction in the model."""
-    try:
-        return {value: shape for value, (_, shape) in shapes.infer(model).items()}
-    except onnx.shape_inference.InferenceError:
-        return {}
 
 
 def states(
