@@ -109,7 +109,7 @@ class Journal:
             key = data["key"] if data["version"] == VERSION else None
             found = [
                 Evaluation(
-                    Choice(str(entry["scheme"]), tuple(entry["kept"])),
+                    Choice(str(entry["scheme"]), tuple(map(str, entry["kept"]))),
                     float(entry["quality"]),
                     float(entry["proven"]),
                     int(entry["size_bytes"]),
@@ -117,7 +117,7 @@ class Journal:
                 for entry in data["evaluations"]
             ]
             harms = {(str(s), str(name)): float(harm) for s, name, harm in data["harms"]}
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
             raise PipelineError("journal", f"{path} is no journal: {error}.") from error
         if key != self._key:
             raise PipelineError(

@@ -8,7 +8,7 @@ from graphopt.quality import Quality
 from graphopt.report.search import Candidate, Precision, SearchReport
 
 from .auto_builder import AutoBuilder
-from .auto_choice import Choice, Evaluation, Outcome, pareto_front
+from .auto_choice import Evaluation, Outcome, pareto_front
 
 __all__ = ["report_of"]
 
@@ -75,7 +75,6 @@ def _candidate(found: Evaluation, original_ms: float | None) -> Candidate:
 def _precisions(
     outcome: Outcome, builder: AutoBuilder, metric: str, target: float
 ) -> list[Precision]:
-    known = {found.choice: found for found in outcome.evaluations}
     scheme = outcome.best.choice.scheme
     kept = set(outcome.best.choice.kept)
     could = set(builder.operators([scheme])[scheme]) if scheme else set()
@@ -89,16 +88,33 @@ def _precisions(
         elif name not in could:
             reason = f"{scheme} quantization has no integer form for it"
         elif name in kept:
-            reason = f"in integer the target is missed: its product keeps {decibels:.1f} dB"
-            with_it = known.get(Choice(scheme, tuple(sorted(kept - {name}))))
-            if with_it is not None:
-                reason += f", {metric} would be {with_it.quality:.5f}"
-                if with_it.proven != with_it.quality:
-                    reason += f" (shown: {with_it.proven:.5f})"
+            reason = _why_it_stays(outcome, name, decibels, metric, target)
         else:
             precision, reason = "int8", f"the target holds with it, {scheme}"
         found.append(Precision(name, op_type, precision, decibels, reason))
     return found
+
+
+def _why_it_stays(
+    outcome: Outcome, name: str, decibels: float, metric: str, target: float
+) -> str:
+    scheme, kept = outcome.best.choice.scheme, set(outcome.best.choice.kept)
+    with_it = [
+        found
+        for found in outcome.evaluations
+        if found.choice.scheme == scheme and set(found.choice.kept) <= kept - {name}
+    ]
+    if any(found.proven >= target for found in with_it):
+        return "the target holds with it in integer, but it is no faster"
+    alone = [found for found in with_it if len(found.choice.kept) == len(kept) - 1]
+    if not alone and not outcome.is_complete:
+        return f"not tried by itself in integer before the end; it keeps {decibels:.1f} dB"
+    reason = f"in integer the target is missed: its product keeps {decibels:.1f} dB"
+    for found in alone:
+        reason += f", {metric} would be {found.quality:.5f}"
+        if found.proven != found.quality:
+            reason += f" (shown: {found.proven:.5f})"
+    return reason
 
 
 def _why_all_stay(outcome: Outcome, target: float) -> str:

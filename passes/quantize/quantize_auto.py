@@ -127,6 +127,7 @@ class QuantizeAuto(Pass):
                     "" if isinstance(metric, str) else metric.version(),
                     target,
                     self.recover,
+                    builder.method,
                 )
             ),
             is_strict=bool(self.journal),

@@ -8,7 +8,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 from graphopt.passes.quantize.auto_bench import AutoBench
-from graphopt.passes.quantize.auto_choice import Speed
+from graphopt.passes.quantize.auto_choice import Choice, Evaluation, Speed
 from graphopt.passes.quantize.quantize_auto import QuantizeAuto
 from quantized import array_of, load_with_weights, set_array
 
@@ -143,6 +143,57 @@ def test_reason_tells_what_would_hold_where_that_is_no_faster(
     assert reason.endswith("below 0.9995; with 2 operators in float it holds, at 1.01x")
 
 
+@pytest.fixture
+def only_two_is_hard(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let "two" alone miss a target of 0.99, and "three" seem to do more harm than it does."""
+
+    def quality(self: AutoBench, choice: Choice) -> Evaluation:
+        worth = 0.999 if "two" in choice.kept else 0.9
+        return Evaluation(choice, worth, worth, 1000)
+
+    harms = {"two": 1.0, "three": 2.0, "one": 0.0}
+    monkeypatch.setattr(AutoBench, "harm", lambda self, scheme, name: harms[name])
+    monkeypatch.setattr(AutoBench, "quality", quality)
+
+
+def reasons_of(context: Context) -> dict[str, str]:
+    skips = [skip for skip in context.ledger.skips if skip.pass_name == "quantize-auto"]
+    return {skip.anchor: skip.reason for skip in skips}
+
+
+@pytest.mark.usefixtures("only_two_is_hard")
+def test_reason_of_what_was_tried_and_is_no_faster(
+    context: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def speeds(self: AutoBench, choices: list[Choice]) -> list[Speed]:
+        return [Speed(0.5 if "three" in c.kept else 0.6, 1.0) for c in choices]
+
+    monkeypatch.setattr(AutoBench, "speeds", speeds)
+    choose(network(), context, target=0.99, schemes=("static",))
+    reasons = reasons_of(context)
+    assert reasons["three"] == "the target holds with it in integer, but it is no faster"
+    assert reasons["two"].startswith("in integer the target is missed: its product keeps")
+
+
+@pytest.mark.usefixtures("twice_as_fast", "only_two_is_hard")
+def test_reason_of_what_was_not_tried_before_the_end(
+    context: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measure = AutoBench.quality
+
+    def quality(self: AutoBench, choice: Choice) -> Evaluation:
+        if choice.kept == ("two",):
+            raise KeyboardInterrupt
+        return measure(self, choice)
+
+    monkeypatch.setattr(AutoBench, "quality", quality)
+    result = choose(network(), context, target=0.99, schemes=("static",))
+    assert not result.details["is_complete"]
+    reasons = reasons_of(context)
+    assert reasons["three"].startswith("not tried by itself in integer before the end")
+    assert reasons["two"].startswith("in integer the target is missed: its product keeps")
+
+
 @pytest.mark.usefixtures("twice_as_fast")
 @pytest.mark.parametrize(("metric", "target"), [("sqnr", 15.0), ("top1", 0.8)])
 def test_other_metrics(metric: str, target: float, context: Context) -> None:
@@ -181,6 +232,19 @@ def test_journal_goes_on_where_it_ended(
 
 
 @pytest.mark.usefixtures("twice_as_fast")
+def test_journal_of_other_ranges_is_refused(
+    context: Context, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal = str(tmp_path / "journal.json")
+    choose(network(), context, journal=journal)
+    monkeypatch.setattr(
+        AutoBench, "choose_method", lambda self: self._builder.use_method("average")
+    )
+    with pytest.raises(PipelineError, match="of another model"):
+        choose(network(), context, journal=journal)
+
+
+@pytest.mark.usefixtures("twice_as_fast")
 def test_journal_of_another_model_is_refused(context: Context, tmp_path: pathlib.Path) -> None:
     journal = str(tmp_path / "journal.json")
     choose(network(), context, journal=journal)
@@ -195,7 +259,15 @@ def test_journal_of_another_model_is_refused(context: Context, tmp_path: pathlib
 
 @pytest.mark.usefixtures("twice_as_fast")
 @pytest.mark.parametrize(
-    "content", [b"my notes", b"\xff\xfe", b'{"version": 3, "key": "of another"}']
+    "content",
+    [
+        b"my notes",
+        b"\xff\xfe",
+        b'{"version": 3, "key": "of another"}',
+        b"[" * 100_000,
+        b'{"version": 4, "key": "", "harms": [], "evaluations": '
+        b'[{"scheme": "", "kept": [], "quality": 1, "proven": 1, "size_bytes": 1e999}]}',
+    ],
 )
 def test_file_in_the_place_of_the_journal_is_kept(
     content: bytes, context: Context, tmp_path: pathlib.Path, caplog: pytest.LogCaptureFixture
