@@ -107,8 +107,10 @@ def floors_of(
     if node.op_type in MOVES:
         return floors_of(node.inputs[0], facts, low, depth - 1)
     if node.op_type == "Cast" and value is not None and value.dtype in LOW:
+        floors = floors_of(node.inputs[0], facts, low, depth - 1)
         # What a type cannot hold may stay as it is: onnxruntime leaves out casts and back.
-        return floors_of(node.inputs[0], facts, low, depth - 1)
+        least = float(np.finfo(value.dtype.numpy()).min)
+        return None if any(NO_KEY < one < least for one in floors or ()) else floors
     if node.op_type in ("Where", "Concat", "Max"):
         sources = node.inputs[1:] if node.op_type == "Where" else node.inputs
         return _joined([floors_of(one, facts, low, depth - 1) for one in sources])

@@ -238,6 +238,24 @@ def test_finite_number_in_place_of_masked_scores_is_left_unchanged(inner: str) -
     assert_unchanged(FuseAttention(), text, opset=23, context=context, reason=reason)
 
 
+@pytest.mark.parametrize("emit", Target)
+@pytest.mark.parametrize("guarded", [False, True])
+def test_a_number_that_only_a_wider_type_holds_may_be_infinite(
+    emit: Target, guarded: bool
+) -> None:
+    text = Spelling("mul", "guarded").text()
+    text = text.replace("bool never = {0}", "double low = {-1e300}, double nil = {0}")
+    text = text.replace(
+        "f = Where(m, zero, infinite)", "wide = Where(m, nil, low) f = Cast <to = 1> (wide)"
+    )
+    if not guarded:
+        text = text.replace("r = Softmax", "p = Softmax")
+        text = text.replace("t = IsNaN(r)", "").replace("p = Where(t, zero, r)", "")
+    model, original = load_both(text)
+    apply(model, Fixpoint((FuseAttention(emit), EliminateDeadCode())))
+    assert_close(model, original)
+
+
 def test_contributed_does_not_make_nan_of_0() -> None:
     lines = """a = Where(m, s, infinite) r = Softmax <axis = -1> (a)
         n = IsNaN(r) p = Where(n, zero, r)"""
