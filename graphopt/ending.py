@@ -16,6 +16,7 @@ import click
 
 from graphopt.errors import EXIT_DEFECT, EXIT_USAGE, GraphoptError, error_json
 from graphopt.signals import cleaning_up
+from graphopt.terminal import harmless
 
 __all__ = ["EndingInALine"]
 
@@ -81,7 +82,8 @@ class EndingInALine(click.Command):
 
     def _fail(self, code: str, message: str, status: int, *, as_json: bool) -> NoReturn:
         with contextlib.suppress(OSError):
-            click.echo(f"{self.name}: error [{code}]: {message}", err=True)
+            words = harmless(message).replace("\n", "\\n")
+            click.echo(f"{self.name}: error [{code}]: {words}", err=True)
         try:
             if as_json:
                 click.echo(json.dumps(error_json(code, message, status), indent=2))

@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING
 import click
 
 from graphopt.debug import script
+from graphopt.terminal import harmless
 
 if TYPE_CHECKING:
     from graphopt.debug.lint import Finding
@@ -64,7 +65,8 @@ def main(model: pathlib.Path, no_runtime: bool, timeout: float, as_json: bool) -
 def _print(found: Finding) -> None:
     kind = "error" if found.is_error else "warning"
     where = f" in {found.graph}:" if found.graph else ""
-    click.echo(f"{kind} [{found.code}]{where} {found.message} {found.hint}".rstrip())
+    text = f"{kind} [{found.code}]{where} {found.message} {found.hint}".rstrip()
+    click.echo(harmless(text))
 
 
 def _count(number: int, what: str) -> str:

@@ -6,6 +6,8 @@ import logging
 
 import click
 
+from graphopt.terminal import harmless
+
 __all__ = ["Log"]
 
 
@@ -24,4 +26,4 @@ class Log(logging.Handler):
             if text in self._warned:
                 return
             self._warned.add(text)
-        click.echo(text, err=True)
+        click.echo(harmless(text), err=True)

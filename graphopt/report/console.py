@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING
 import rich.box
 import rich.console
 import rich.progress
+import rich.segment
 import rich.table
 import rich.text
 
 from graphopt.report.skips import group_skips
 from graphopt.report.summary import macs_label
+from graphopt.terminal import harmless
 
 if TYPE_CHECKING:
     from graphopt.api import Result
@@ -38,8 +40,32 @@ __all__ = [
 
 
 def console(*, stderr: bool = False) -> rich.console.Console:
-    """Return a console that prints names as they are: brackets in them are no markup."""
-    return rich.console.Console(stderr=stderr, markup=False, emoji=False, highlight=False)
+    """Return a console for names that are anything: no markup, no commands to the terminal."""
+    made = rich.console.Console(stderr=stderr, markup=False, emoji=False, highlight=False)
+    made.push_render_hook(_HarmlessHook())
+    return made
+
+
+class _HarmlessHook(rich.console.RenderHook):
+    def process_renderables(
+        self, renderables: list[rich.console.ConsoleRenderable]
+    ) -> list[rich.console.ConsoleRenderable]:
+        return [_Harmless(one) for one in renderables]
+
+
+class _Harmless:
+    """What is printed, with control characters spelled out."""
+
+    def __init__(self, renderable: rich.console.ConsoleRenderable) -> None:
+        self._renderable = renderable
+
+    def __rich_console__(
+        self, console: rich.console.Console, options: rich.console.ConsoleOptions
+    ) -> Iterator[rich.segment.Segment]:
+        for segment in console.render(self._renderable, options):
+            if not segment.control:  # those are rich's own
+                segment = segment._replace(text=harmless(segment.text))
+            yield segment
 
 
 def size(size_bytes: float) -> str:

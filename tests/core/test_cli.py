@@ -174,6 +174,30 @@ def test_a_name_that_the_terminal_cannot_show_is_shown_in_part(model: pathlib.Pa
         assert "m\\" in done.stdout
 
 
+@pytest.mark.parametrize("operator", ["Relu", "Relu\n\x1b[2J"])
+def test_names_do_not_steer_the_terminal(model: pathlib.Path, operator: str) -> None:
+    text = """<ir_version: 10, opset_import: ["": 21]>
+              g (float[2] x) => (float[2] y) { y = Relu(x) }"""
+    proto = onnx.parser.parse_model(text)
+    proto.graph.node[0].op_type = operator
+    proto.graph.node[0].output[0] = proto.graph.output[0].name = "y\x1b[31m\x9b"
+    onnx.save(proto, model)
+    for words in (["inspect", model], ["validate", model, model]):
+        done = subprocess.run(
+            [sys.executable, "-m", "graphopt", *words],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        said = done.stdout + done.stderr
+        assert "\x1b[31m" not in said
+        assert "\x9b" not in said
+        if operator == "Relu":
+            assert "y\\x1b[31m\\x9b" in said
+        else:
+            assert done.stderr.count("\n") == 1
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
 def test_a_signal_leaves_nothing_behind(model: pathlib.Path, number: signal.Signals) -> None:
     folder, temporary = model.parent, model.parent / "temporary"

@@ -9,12 +9,14 @@ from typing import Any
 
 import click
 
+from graphopt.terminal import harmless
+
 __all__ = ["print_json", "print_table", "say"]
 
 
 def say(text: str) -> None:
     """Print a line of words for a person, on stderr."""
-    click.echo(text, err=True)
+    click.echo(harmless(text), err=True)
 
 
 def print_json(value: Any) -> None:
@@ -34,7 +36,7 @@ def print_table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
         justify: Any = "right" if numeric else "left"
         table.add_column(title, justify=justify, overflow="fold", max_width=60)
     for row in rows:
-        table.add_row(*(rich.text.Text(_cell(cell)) for cell in row))
+        table.add_row(*(rich.text.Text(harmless(_cell(cell))) for cell in row))
     width = None if sys.stdout.isatty() else 160
     rich.console.Console(width=width).print(table)
 
