@@ -70,13 +70,13 @@ def _measure(
     fitted, judged = Moments(inputs, len(kept)), Rows()
     # Enough for as many unknowns.
     share = -(-(ROWS + 4 * inputs) // max(feeds, 1))
-    every = seen = 0
+    seen = 0
     for x, y, rng in pairs:
         total = layer.positions(y)
         count = min(share, total)
         picked = np.sort(rng.choice(total, count, replace=False))
         # Few rows: one of two. Many: no more than are needed, from all feeds.
-        every = every or max(HOLD_OUT, -(-count * feeds // HELD_OUT))
+        every = max(HOLD_OUT, -(-count * feeds // HELD_OUT))
         # Counted through all feeds: one of a single row gives that to one of the two.
         held = (seen + rng.permutation(count)) % every == every - 1
         seen += count

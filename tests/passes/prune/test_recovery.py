@@ -1,6 +1,8 @@
 import numpy as np
 import onnx_ir as ir
 import pytest
+from graphopt.passes.prune import recover_layer
+from graphopt.passes.prune.least_squares import HELD_OUT
 from graphopt.passes.prune.prefix import prefix_of
 from graphopt.passes.prune.prune_channels import PruneChannels
 from graphs import apply, check, random_feeds, run
@@ -176,6 +178,28 @@ def test_single_rows_go_to_both_parts(runtime):
     plain = redundant(GEMM)
     apply(plain, PruneChannels(0.5), context_with(runtime, None))
     assert error(model, original) < 0.5 * error(plain, original)
+
+
+class Measured(Exception):  # noqa: N818  # what comes after is of no interest
+    pass
+
+
+@pytest.mark.parametrize("sizes", [(1, *[4000] * 7), (0, *[4000] * 7), (4000, *[1] * 30)])
+def test_no_more_rows_are_held_out_than_memory_is_counted_for(sizes, runtime, monkeypatch):
+    """Feeds of different sizes, whichever comes first."""
+    counts = []
+
+    def fit(moments, held_out, *rest, **more):
+        counts.append(sum(len(x) for x, _ in held_out))
+        raise Measured
+
+    monkeypatch.setattr(recover_layer, "fit", fit)
+    rng = np.random.default_rng(0)
+    feeds = [{"x": rng.standard_normal((n, 12)).astype(np.float32)} for n in sizes]
+    context = context_with(runtime, Samples.from_feeds(feeds))
+    with pytest.raises(Measured):
+        PruneChannels(0.5).run(redundant(GEMM), context)
+    assert 0 < counts[0] <= HELD_OUT + len(sizes)
 
 
 def test_a_layer_that_reads_an_initializer_is_left_alone(runtime):
