@@ -50,6 +50,7 @@ TOOLS: dict[str, tuple[str, str]] = {
     ),
     "dynamic": (GRAPHOPT, "quantize-dynamic"),
     "static": (GRAPHOPT, "quantize-static"),
+    "qoperator": (GRAPHOPT, "quantize-static{form=qoperator}"),
     "half": (GRAPHOPT, "quantize-dynamic{scope=half}"),
     "static-half": (GRAPHOPT, "quantize-static{scope=half}"),
     "smooth-dynamic": (GRAPHOPT, "smooth-quant,gptq,quantize-dynamic"),
