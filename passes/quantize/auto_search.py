@@ -17,6 +17,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import logging
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol
 
@@ -145,7 +146,9 @@ class Search:
         waiting = [
             choice
             for choice, found in self._found.items()
-            if found.speed is None and (not choice.kept or self._is_least(found))
+            if found.speed is None
+            and found.quality > -math.inf  # what has none may be what cannot be run
+            and (not choice.kept or self._is_least(found))
         ]
         if waiting:
             best = self.outcome().best.choice
@@ -220,9 +223,9 @@ class Search:
 
 
 def _slowness(evaluation: Evaluation) -> tuple[float, int]:
-    assert evaluation.speed is not None
-    # Latency is known to 1 %: of the same speed the smaller one.
-    return round(evaluation.speed.ratio, 2), evaluation.size_bytes
+    # Latency is known to 1 %: of the same speed the smaller one. What has none could be fast.
+    ratio = evaluation.speed.ratio if evaluation.speed is not None else 0.0
+    return round(ratio, 2), evaluation.size_bytes
 
 
 def _keep(scheme: str, names: Sequence[str] | set[str]) -> Choice:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
 from collections.abc import Sequence
 
 import hypothesis
@@ -91,6 +92,25 @@ def test_original_is_kept_where_integers_are_slower() -> None:
     outcome = search(model, 0.9)
     assert outcome.best.choice == Choice()
     assert outcome.best is ORIGINAL
+
+
+def test_what_cannot_be_run_is_not_timed_and_the_search_goes_on() -> None:
+    class Broken(Model):
+        """onnxruntime refuses it as long as the first operator is in integer."""
+
+        def quality(self, choice: Choice) -> Evaluation:
+            found = super().quality(choice)
+            if NAMES[0] in choice.kept:
+                return found
+            return dataclasses.replace(found, quality=-math.inf, proven=-math.inf)
+
+        def speeds(self, choices: Sequence[Choice]) -> list[Speed]:
+            assert all(NAMES[0] in choice.kept for choice in choices), "it cannot be run"
+            return super().speeds(choices)
+
+    outcome = search(Broken([1.0] + [0.0001] * 15), 0.99)
+    assert outcome.is_complete
+    assert outcome.best.choice == Choice("static", (NAMES[0],))
 
 
 def test_gain_within_the_noise_of_the_clock_is_none() -> None:
