@@ -1,5 +1,6 @@
 """What the report says, and how it is written."""
 
+import dataclasses
 import os
 import pathlib
 
@@ -20,6 +21,7 @@ from graphopt.report import console
 from graphopt.report.html.collect import collect
 from graphopt.report.html.distributions import bins_of_tensor
 from graphopt.report.html.render import ASSETS
+from graphopt.runtime import Latency
 
 HOSTILE = (
     "</script><script>document.title='broken'</script>",
@@ -101,6 +103,18 @@ def test_the_command_line_writes_it(page, tmp_path: pathlib.Path) -> None:
     facts = page.texts(".facts dt")
     for label in ("command", "pipeline", "seed", "onnxruntime", "samples"):
         assert label in facts
+
+
+@pytest.mark.parametrize(
+    ("ratio", "words"), [(0.9, "1.11x faster"), (0.9999, "1.00x"), (1.25, "0.80x")]
+)
+def test_what_is_as_fast_is_not_called_faster(result, ratio: float, words: str) -> None:
+    latency = tuple(Latency(one, one, (one, one), one, (one, one), 9) for one in (1, ratio))
+    out = rich.console.Console(width=100)
+    with out.capture() as captured:
+        out.print(console.summary_table(dataclasses.replace(result, latency=latency)))
+    (row,) = [line for line in captured.get().splitlines() if "latency" in line]
+    assert row.split("ms")[-1].strip() == words
 
 
 def test_truth_values_that_differ_are_not_called_equal(tmp_path: pathlib.Path) -> None:

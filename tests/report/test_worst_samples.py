@@ -45,6 +45,12 @@ def test_the_first_image_is_drawn_from_black_to_white(channels: int, last: bool)
     np.testing.assert_allclose(found, (image - image.min()) / np.ptp(image) * 255, atol=1)
 
 
+def test_an_image_of_the_largest_numbers_is_drawn() -> None:
+    image = np.full((1, 1, 8, 8), 1.7e308)
+    image[0, 0, 0, :2] = -1.7e308, 0
+    assert pixels(picture_of(image))[0, :3, 0].tolist() == [0, 127, 255]
+
+
 def test_a_large_image_is_thinned_out() -> None:
     assert pixels(picture_of(np.ones((1, 3, 1000, 700), np.uint8))).shape == (143, 100, 3)
 

@@ -26,7 +26,7 @@ def picture_of(array: np.ndarray) -> str:
     if image is None:
         return ""
     step = max(1, -(-image.shape[0] // _HIGHEST), -(-image.shape[1] // _WIDEST))
-    image = image[::step, ::step].astype(np.float64)
+    image = image[::step, ::step].astype(np.float64) / 2  # the span of float64 is twice that
     finite = np.isfinite(image)
     if not finite.any():
         return ""
