@@ -17,7 +17,7 @@ def pad_widths(pad: ir.Node, facts: Facts, rank: int) -> list[int] | None:
     """Return the widths of all axes, in front of each, then behind each.
 
     Returns:
-        2 * ``rank`` integers; ``None`` where they are not constant.
+        2 * ``rank`` integers; ``None`` where they are not constant, or an axis does not exist.
     """
     if facts.opset < WIDTHS_ARE_INPUTS:
         found = attribute(pad, "pads")
@@ -28,7 +28,10 @@ def pad_widths(pad: ir.Node, facts: Facts, rank: int) -> list[int] | None:
     if given is None or (axes_input is not None and listed is None):
         return None
     widths = given.tolist()
-    axes = list(range(rank)) if listed is None else [axis % rank for axis in listed.tolist()]
+    given_axes = list(range(rank)) if listed is None else listed.tolist()
+    if not all(isinstance(axis, int) and -rank <= axis < rank for axis in given_axes):
+        return None
+    axes = [axis % rank for axis in given_axes]
     if not all(isinstance(width, int) for width in widths) or len(widths) != 2 * len(axes):
         return None
     full = [0] * (2 * rank)

@@ -93,7 +93,7 @@ def _transpose(node: ir.Node, facts: Facts) -> bool:
     perm = attribute(node, "perm")
     # 2.
     if perm is not None:
-        return list(perm) == sorted(perm)
+        return list(perm) == list(range(len(perm)))
     return shape is not None and len(shape) < 2
 
 

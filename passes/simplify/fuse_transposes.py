@@ -66,11 +66,12 @@ class FuseTransposes(RulePass):
 
 
 def _permutation(node: ir.Node, facts: Facts) -> list[int] | None:
-    perm = attribute(node, "perm")
-    if perm is not None:
-        return list(perm)
-    shape = facts.shape(node.inputs[0])
-    return None if shape is None else list(range(len(shape)))[::-1]
+    """Return where each axis comes from; ``None`` where it is not known, or no permutation."""
+    perm, shape = attribute(node, "perm"), facts.shape(node.inputs[0])
+    if perm is None:
+        return None if shape is None else list(range(len(shape)))[::-1]
+    rank = len(perm if shape is None else shape)
+    return list(perm) if sorted(perm) == list(range(rank)) else None
 
 
 def _match(node: ir.Node, facts: Facts) -> Rewrite | Reason | None:
@@ -79,7 +80,7 @@ def _match(node: ir.Node, facts: Facts) -> Rewrite | Reason | None:
         return None
     x, outer, inner = first.inputs[0], _permutation(node, facts), _permutation(first, facts)
     # 1.
-    if x is None or outer is None or inner is None:
+    if x is None or outer is None or inner is None or len(outer) != len(inner):
         return Reason("the rank of the input of a Transpose without perm is not known")
     perm = [inner[index] for index in outer]
 

@@ -1,8 +1,11 @@
 """Before -> after tests of FusePads."""
 
+import onnx_ir as ir
 import pytest
 from graphopt.passes.simplify.fuse_pads import FusePads
 from graphs import assert_rewrites, assert_unchanged
+
+from graphopt.passbase import Context
 
 HEAD = "g (float[N, 3] x, int64[4] fed, float number) => (float[A, B] y)"
 WEIGHTS = """int64[4] p = {0, 1, 0, 2}, int64[4] q = {2, 0, 3, 1},
@@ -100,3 +103,13 @@ REFUSED = {
 def test_leaves_unchanged(name: str) -> None:
     lines, reason = REFUSED[name]
     assert_unchanged(FusePads(), graph(lines), reason=reason)
+
+
+@pytest.mark.parametrize("shape", ["", "[2, 3]"])
+def test_an_axis_that_does_not_exist_is_left_alone(shape: str, context: Context) -> None:
+    model = ir.from_onnx_text(  # load() would refuse it, as onnxruntime does
+        f"""<ir_version: 10, opset_import: ["": 21]> g (float{shape} x) => (float[A, B] y)
+            <int64[2] p = {{1, 1}}, int64[1] axis = {{7}}>
+            {{ a = Pad(x, p, , axis) y = Pad(a, p, , axis) }}"""
+    )
+    assert not FusePads().run(model, context).modified

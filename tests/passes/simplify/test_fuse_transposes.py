@@ -2,11 +2,14 @@
 
 import itertools
 
+import onnx_ir as ir
 import pytest
 from graphopt.passes.simplify.eliminate_dead_code import EliminateDeadCode
+from graphopt.passes.simplify.eliminate_noop import EliminateNoop
 from graphopt.passes.simplify.fuse_transposes import FuseTransposes
 from graphs import apply, assert_rewrites, assert_same_answers, assert_unchanged, load
 
+from graphopt.passbase import Context
 from graphopt.rewrite import Fixpoint
 
 PASS = Fixpoint((FuseTransposes(), EliminateDeadCode()))
@@ -134,3 +137,14 @@ def test_without_perm_the_rank_must_be_known() -> None:
                 f = Flatten(b)
                 y = Relu(f) }"""
     assert_unchanged(PASS, text, reason="rank")
+
+
+@pytest.mark.parametrize("perms", [([0, 0], [1, 0]), ([1, 0], [5, 1]), ([1, 0], [0, 2, 1])])
+def test_an_order_of_axes_that_is_none_is_left_alone(perms, context: Context) -> None:
+    first, second = perms
+    model = ir.from_onnx_text(  # load() would refuse it, as onnxruntime does
+        f"""<ir_version: 10, opset_import: ["": 21]> g (float[2, 3] x) => (float[A, B] y)
+            {{ a = Transpose <perm={first}> (x) y = Transpose <perm={second}> (a) }}"""
+    )
+    rules = Fixpoint((EliminateNoop(), FuseTransposes()))
+    assert not rules.run(model, context).modified
