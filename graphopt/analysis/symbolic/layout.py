@@ -145,7 +145,10 @@ def _slice(node: ir.Node, known: Known) -> Sequence[Shape | None]:
 def slice_bounds(
     node: ir.Node, known: Known, rank: int
 ) -> dict[int, tuple[Dim, Dim, int]] | None:
-    """Return axis -> (start, end, step) of a ``Slice``; ``None`` where they are not known."""
+    """Return axis -> (start, end, step) of a ``Slice``; ``None`` where they are not known.
+
+    Neither are they where an axis does not exist.
+    """
     if "starts" in node.attributes:
         starts: list[Dim] = list(attribute(node, "starts"))
         ends: list[Dim] = list(attribute(node, "ends"))
@@ -161,6 +164,8 @@ def slice_bounds(
         if given is None or strides is None:
             return None
         axes, steps = given, strides
+    if not all(-rank <= axis < rank for axis in axes):
+        return None
     return {
         axis % rank: bound
         for axis, bound in zip(axes, zip(starts, ends, steps, strict=True), strict=True)

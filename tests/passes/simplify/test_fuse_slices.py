@@ -1,6 +1,7 @@
 """Before -> after tests of FuseSlices."""
 
 import numpy as np
+import onnx_ir as ir
 import pytest
 from graphopt.passes.simplify.fuse_slices import FuseSlices
 from graphs import assert_rewrites, assert_same_bits, assert_unchanged, load, run
@@ -225,6 +226,16 @@ def test_a_part_of_a_concat(name: str) -> None:
         f"{head}> {{ {concat}\n b = Slice(a, {start}, {end}, {axis})\n y = Neg(b) }}",
         f"{head}> {{ {concat}\n y = Neg({part}) }}",
     )
+
+
+@pytest.mark.parametrize("shape", ["", "[4, 4]"])
+def test_an_axis_that_does_not_exist_is_left_alone(shape: str, context: Context) -> None:
+    model = ir.from_onnx_text(  # load() would refuse it, as onnxruntime does
+        f"""<ir_version: 10, opset_import: ["": 21]> g (float{shape} x) => (float[A, B] y)
+            <int64[1] s = {{1}}, int64[1] e = {{2}}, int64[1] axis = {{9}}>
+            {{ a = Slice(x, s, e, axis) y = Slice(a, s, e, axis) }}"""
+    )
+    assert not FuseSlices().run(model, context).modified
 
 
 def test_symbolic_parts_of_a_concat() -> None:
