@@ -15,7 +15,8 @@ Preconditions, per match:
        for ``Or``, 0 for ``Mul`` of integers.
     2. Or both operands are one value. ``Equal``, ``LessOrEqual``, ``GreaterOrEqual`` and
        ``Sub`` only of integers or truth values: NaN is not equal to itself.
-    3. The constant has the shape of the result; or that is all numbers.
+    3. The constant has the shape of the result; or that is all numbers, and the version has
+       ``Expand``: 8 or later.
 
 Numerics: exact.
 Scope: main graph and subgraphs; model-local functions are not visited.
@@ -41,6 +42,7 @@ __all__ = ["EliminateDecided"]
 
 BROADCASTING = 7
 """The version from which operators broadcast without an attribute."""
+EXPAND_SINCE = 8
 ABSORBING = {"And": 0, "Mul": 0, "Or": 1}
 ITSELF = ("And", "BitwiseAnd", "BitwiseOr", "Or")
 ALWAYS = {
@@ -118,6 +120,8 @@ def _constant(node: ir.Node, item: np.ndarray, facts: Facts) -> Rewrite | Reason
     # 3.
     if shape is None or len(sizes) != len(shape):
         return Reason("the result has no fixed shape")
+    if sizes and facts.opset < EXPAND_SINCE:
+        return Reason(f"there is no Expand before version {EXPAND_SINCE}")
 
     def rewrite(edit: Edit) -> None:
         name = node.outputs[0].name or "decided"

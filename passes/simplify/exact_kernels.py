@@ -16,6 +16,7 @@ import numpy as np
 import onnx_ir as ir
 
 from graphopt.analysis.constants import attribute
+from graphopt.analysis.symbolic.layout import is_out_of_step
 from graphopt.runtime.bounds import result_elements
 
 __all__ = ["compute"]
@@ -113,15 +114,21 @@ def _slice(node: ir.Node, inputs: Sequence[np.ndarray]) -> np.ndarray | None:
     axes = rest[0].tolist() if rest else range(len(starts))
     steps = rest[1].tolist() if len(rest) > 1 else [1] * len(starts)
     index = [slice(None)] * data.ndim
-    for axis, *range_ in zip(axes, starts.tolist(), ends.tolist(), steps, strict=True):
-        index[axis] = slice(*range_)
+    for axis, *bounds in zip(axes, starts.tolist(), ends.tolist(), steps, strict=True):
+        if is_out_of_step(data.shape[axis], *bounds):
+            return None
+        index[axis] = slice(*bounds)
     return data[tuple(index)]
 
 
 def _where(node: ir.Node, inputs: Sequence[np.ndarray]) -> np.ndarray | None:
     del node
     condition, one, other = inputs
-    return np.where(condition, one, other) if one.dtype == other.dtype else None
+    if one.dtype != other.dtype or one.dtype.kind not in "biuf":
+        return None
+    result = np.where(condition, one, other)
+    # onnxruntime 1.31 adds the choices up, where -0.0 may become 0.0.
+    return None if np.any((result == 0) & np.signbit(result)) else result
 
 
 def _cast(node: ir.Node, inputs: Sequence[np.ndarray]) -> np.ndarray | None:

@@ -152,14 +152,16 @@ def _composed(size: Dim, inner: _Bounds, outer: _Bounds) -> _Bounds | None:
         return None
     if isinstance(size, int):
         whole = range(size)
-        if is_out_of_step(size, inner[0], inner[2]):
+        if is_out_of_step(size, *inner):
             return None
         kept = whole[slice(*inner)]
-        if is_out_of_step(len(kept), outer[0], outer[2]):
+        if is_out_of_step(len(kept), *outer):
             return None
         kept = kept[slice(*outer)]
-        if not kept:
-            return 0, 0, 1
+        if len(kept) < 2:
+            # Whatever the steps are; two large ones could be more than 64 bits together.
+            first = kept.start if kept else 0
+            return first, first + len(kept), 1
         # Backwards to the first element: every end that is not negative would leave it out.
         stop = kept.stop if kept.stop >= 0 else -size - 1
         return kept.start, stop, kept.step

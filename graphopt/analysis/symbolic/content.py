@@ -36,7 +36,6 @@ _INTEGER_RANGE = {
     ir.DataType.INT64: range(-(2**63), 2**63),
     ir.DataType.INT32: range(-(2**31), 2**31),
 }
-_INT64 = _INTEGER_RANGE[ir.DataType.INT64]
 _LARGEST = 256
 """No longer result is made, even for a moment: a small file can ask for a terabyte."""
 
@@ -150,7 +149,7 @@ def _slice(node: ir.Node, known: Known) -> np.ndarray | None:
     for axis, (start, end, step) in bounds.items():
         if isinstance(start, Expr) or isinstance(end, Expr):
             return None
-        if is_out_of_step(content.shape[axis], start, step):
+        if is_out_of_step(content.shape[axis], start, end, step):
             return None
         keys[axis] = slice(start, end, step)
     return content[tuple(keys)]
@@ -183,6 +182,18 @@ def _range(node: ir.Node, known: Known) -> np.ndarray | None:
     return _array(list(numbers)) if len(numbers) <= _LARGEST else None
 
 
+def _fits(item: Dim | bool | None, node: ir.Node) -> bool:
+    """Whether ``item`` is known, and ``node`` can give it without an overflow."""
+    narrow = any(
+        value is not None and value.dtype == ir.DataType.INT32
+        for value in (*node.inputs, *node.outputs)
+    )
+    kind = ir.DataType.INT32 if narrow else ir.DataType.INT64
+    if isinstance(item, int):
+        return item in _INTEGER_RANGE[kind]
+    return item is not None
+
+
 def _elementwise(combine: _Combine) -> ContentRule:
     """Return the rule of an operator that combines broadcast elements."""
 
@@ -195,7 +206,7 @@ def _elementwise(combine: _Combine) -> ContentRule:
         result = np.empty(arrays[0].shape, object)
         for index in np.ndindex(result.shape):
             item = combine(*(array[index] for array in arrays))
-            if item is None or (isinstance(item, int) and item not in _INT64):
+            if not _fits(item, node):
                 return None
             result[index] = item
         return result
@@ -244,6 +255,8 @@ def _reduce(combine: Callable[[Dim, Dim], Dim]) -> ContentRule:
         if not axes and attribute(node, "noop_with_empty_axes", 0):
             return content
         total = functools.reduce(combine, content)
+        if not _fits(total, node):
+            return None
         return np.full((1,) if attribute(node, "keepdims", 1) else (), total, object)
 
     return rule

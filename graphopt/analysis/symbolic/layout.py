@@ -142,6 +142,9 @@ def _slice(node: ir.Node, known: Known) -> Sequence[Shape | None]:
     return [tuple(dims)]
 
 
+_NO_END = (np.iinfo(np.int32).max, np.iinfo(np.int64).max)
+
+
 def slice_bounds(
     node: ir.Node, known: Known, rank: int
 ) -> dict[int, tuple[Dim, Dim, int]] | None:
@@ -175,7 +178,7 @@ def slice_bounds(
 def slice_size(size: Dim, start: Dim, end: Dim, step: int, known: Known) -> Dim | None:
     """Return how many elements of ``size`` a slice keeps; ``None`` where that is not known."""
     if isinstance(size, int) and isinstance(start, int) and isinstance(end, int):
-        if is_out_of_step(size, start, step):
+        if is_out_of_step(size, start, end, step):
             return None
         return len(range(*slice(start, end, step).indices(size)))
     if step != 1:
@@ -187,9 +190,13 @@ def slice_size(size: Dim, start: Dim, end: Dim, step: int, known: Known) -> Dim 
     return kept if known.nonnegative(kept) else maximum(kept, 0)
 
 
-def is_out_of_step(size: int, start: int, step: int) -> bool:
-    """Whether ONNX and Python differ: a step backwards from in front of the first element."""
-    return step < 0 and start < -size
+def is_out_of_step(size: int, start: int, end: int, step: int) -> bool:
+    """Whether onnxruntime and Python differ in a slice that goes backwards.
+
+    In front of the first element it starts at the first one, and the largest integers as its
+    end mean that there is none.
+    """
+    return step < 0 and (start < -size or end in _NO_END)
 
 
 def _clamped(bound: Dim, size: Dim) -> Dim:

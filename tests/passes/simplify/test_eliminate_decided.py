@@ -83,6 +83,11 @@ REFUSED = {
 }
 
 
+def test_there_is_no_expand_before_version_8() -> None:
+    text = "g (int64[2] i) => (int64[2] y) { y = Sub(i, i) }"
+    assert_unchanged(EliminateDecided(), text, opset=7, reason="no Expand")
+
+
 @pytest.mark.parametrize("name", REFUSED)
 def test_leaves_unchanged(name: str) -> None:
     line, output, reason = REFUSED[name]

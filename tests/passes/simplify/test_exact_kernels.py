@@ -135,6 +135,13 @@ REFUSED = {
     "batches_of_indices": ("GatherND", [RANDOM, np.array([[2], [1], [0]])], {"batch_dims": 1}),
     "an_index_outside_of_one_axis": ("GatherND", [RANDOM, np.array([[3]])], {}),
     "half_precision": ("Add", [RANDOM.astype(np.float16)] * 2, {}),
+    "a_slice_from_in_front_of_the_first": (
+        "Slice", [RANDOM, np.array([-9]), np.array([-9]), ONE, np.array([-1])], {},
+    ),
+    "a_slice_backwards_to_the_largest_end": (
+        "Slice", [RANDOM, np.array([2]), np.array([2**31 - 1]), ONE, np.array([-1])], {},
+    ),
+    "a_choice_of_minus_zero": ("Where", [TRUTHS, np.float32(-0.0), RANDOM], {}),
     "many_square_roots": ("Sqrt", [np.abs(RANDOM)], {}),
     "an_index_outside": ("Gather", [RANDOM, np.array([3])], {}),
     "a_number_that_does_not_fit": ("Cast", [np.array([300.0])], {"to": ir.DataType.INT8}),
@@ -142,7 +149,7 @@ REFUSED = {
     "types_that_differ": ("Where", [TRUTHS, RANDOM, INTEGERS[:1, :1]], {}),
     "an_operator_that_rounds": ("Exp", [RANDOM], {}),
     "a_result_that_is_too_large": ("Expand", [RANDOM, np.array([1 << 20, 1, 1])], {}),
-}
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", REFUSED)

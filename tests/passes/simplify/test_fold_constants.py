@@ -39,6 +39,33 @@ REWRITES = {
            { h = Mul(x, c)
              y = Add(h, d) }""",
     ),
+    "an_overflow_of_32_bits": (
+        """g (int32[1] x) => (int32[1] y) <int32[1] a = {2147483647}>
+           { b = Add(a, a)
+             y = Add(x, b) }""",
+        """g (int32[1] x) => (int32[1] y) <int32[1] a = {2147483647}, int32[1] b = {-2}>
+           { y = Add(x, b) }""",
+    ),
+    # onnxruntime 1.31 stops at the largest number here.
+    "an_overflow_of_a_sum": (
+        """g (int64[1] x) => (int64[1] y) <int64[2] a = {9223372036854775807, 2}>
+           { b = ReduceSum(a)
+             y = Add(x, b) }""",
+        """g (int64[1] x) => (int64[1] y)
+             <int64[2] a = {9223372036854775807, 2}, int64[1] b = {9223372036854775807}>
+           { y = Add(x, b) }""",
+    ),
+    "backwards_from_in_front_of_the_first": (
+        """g (float[1] x) => (float[1] y)
+             <float[2] a = {7.0, 8.0}, int64[1] far = {-9}, int64[1] back = {-1},
+             int64[1] axis = {0}>
+           { b = Slice(a, far, far, axis, back)
+             y = Add(x, b) }""",
+        """g (float[1] x) => (float[1] y)
+             <float[2] a = {7.0, 8.0}, int64[1] far = {-9}, int64[1] back = {-1},
+             int64[1] axis = {0}, float[1] b = {7.0}>
+           { y = Add(x, b) }""",
+    ),
     "a_chain": (
         """g (float[N, 2] x) => (float[N, 2] y) <float[2] a = {1.0, 4.0}>
            { b = Sqrt(a)

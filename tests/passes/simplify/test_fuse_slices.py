@@ -43,6 +43,7 @@ COMPOSED = {
     "fixed_backwards_twice": ((1, 9, -20, -1), (1, 9, -20, -2), (0, 9, 2)),
     "fixed_backwards_to_the_first": ((1, 2, 9, 1), (1, 6, -20, -3), (8, 1, -3)),
     "fixed_to_the_very_first": ((1, 0, 7, 1), (1, 6, -20, -3), (6, -10, -3)),
+    "fixed_by_steps_beyond_64_bits": ((1, 0, MOST, 2**62), (1, 0, MOST, 4), (0, 1, 1)),
     "fixed_to_nothing": ((1, 5, 9, 1), (1, 7, 8, 1), (0, 0, 1)),
     "symbolic": ((0, 1, 8, 1), (0, 1, 5, 1), (2, 6, 1)),
     "symbolic_inner_end": ((0, 1, 3, 1), (0, 1, 5, 1), (2, 3, 1)),
@@ -130,7 +131,11 @@ REFUSED = {
         "depends on its size",
     ),
     "2_from_in_front_of_the_first": (
-        "a = Slice(x, far, most, one, back)\n y = Slice(a, one, three, one)",
+        "a = Slice(x, far, far, one, back)\n y = Slice(a, one, three, one)",
+        "depends on its size",
+    ),
+    "2_backwards_to_the_largest_end": (
+        "a = Slice(x, three, most, one, back)\n y = Slice(a, one, three, one)",
         "depends on its size",
     ),
     "3_a_cut_through_a_part": (
