@@ -20,7 +20,8 @@ Preconditions, per match:
        and the axis that is split has a fixed size.
     2. A position is constant, and inside of the sequence.
     3. ``SplitToSequence``: nothing but ``SequenceAt`` with such a position uses it; its parts
-       keep their axis (``keepdims=0`` counts only without ``split``), or are of size 1.
+       keep their axis, or are of size 1. With ``keepdims=0`` there is no ``split``, or a list:
+       the standard ignores ``keepdims`` then, onnxruntime does so for a list only.
     4. ``ConcatFromSequence``: with ``new_axis=0``; of what was split, along the same axis, the
        parts with that axis.
     5. There are no more than ``MAX_PARTS`` parts.
@@ -98,6 +99,10 @@ def _parts_of(split: ir.Node, facts: Facts) -> _Parts | Reason:
     content = facts.content(given)
     if not isinstance(size, int) or (given is not None and content is None):
         return Reason("the sizes of the parts are not known")
+    squeezed = not attribute(split, "keepdims", 1)
+    # 3.
+    if squeezed and content is not None and content.ndim == 0:
+        return Reason("onnxruntime squeezes parts of a number, the standard does not")
     if content is None:
         part, sizes = 1, None
     elif content.ndim == 0:
@@ -111,7 +116,7 @@ def _parts_of(split: ir.Node, facts: Facts) -> _Parts | Reason:
         return Reason("there are too many parts")
     if not all(isinstance(n, int) and n >= 0 for n in sizes) or sum(sizes) != size:
         return Reason("the parts are not the whole")
-    return _Parts(axis, sizes, given is None and not attribute(split, "keepdims", 1))
+    return _Parts(axis, sizes, given is None and squeezed)
 
 
 def _position(node: ir.Node, count: int) -> int | None:
