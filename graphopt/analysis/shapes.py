@@ -61,7 +61,11 @@ def shapes_of_run(
         model: The model. It is not changed.
         fed: Name of an input -> its shape; inputs that are missing may have any.
     """
-    symbols = Symbols(model, _told_by_onnx(model).shapes, fed)
+    try:
+        said = _told_by_onnx(model).shapes
+    except onnx.shape_inference.InferenceError:
+        said = {}  # onnx finds a contradiction in the model
+    symbols = Symbols(model, said, fed)
     results = (value for node in nodes_in(model.graph) for value in node.outputs)
     found: dict[ir.Value, ir.Shape | None] = {}
     for value in (*model.graph.inputs, *results):

@@ -130,9 +130,9 @@ def known_shapes(
         model: The model.
         fed: Name of an input -> its shape in the run in question; default: any run.
     """
+    if fed is not None:
+        return shapes.shapes_of_run(model, fed)
     try:
-        if fed is not None:
-            return shapes.shapes_of_run(model, fed)
         return {value: shape for value, (_, shape) in shapes.infer(model).items()}
     except onnx.shape_inference.InferenceError:
         return {}

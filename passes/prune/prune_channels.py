@@ -40,6 +40,7 @@ import onnx_ir as ir
 
 from graphopt.analysis.coupling.graph import analyse
 from graphopt.analysis.coupling.groups import Dimensions, find_groups
+from graphopt.analysis.shapes import shapes_of_run
 from graphopt.passbase import Context, Pass, PassResult, Promise
 
 from .allocation import Limits
@@ -67,7 +68,8 @@ class PruneChannels(Pass):
         parameters, size, macs, latency: Budgets: what may be left of the parameters, of their
             bytes, of the multiplications, of the measured time of a run, as a share of the
             original's; 0: no such budget. Groups then lose as much as costs least; several
-            budgets are all met.
+            budgets are all met. Multiplications are those of the first sample; without samples
+            what is open counts as 1.
         maximum: Largest share of its indices that a group loses under a budget.
         criterion: How the importance of an index is measured: by the weights (``l1``, ``l2``,
             ``geometric-median``, ``batchnorm``: its scale), by the weights that read it and
@@ -127,7 +129,12 @@ class PruneChannels(Pass):
 
     def run(self, model: ir.Model, context: Context) -> PassResult:
         """Analyse, plan, cut."""
-        dimensions = find_groups(analyse(model, self.untie))
+        coupling = analyse(model, self.untie)
+        if context.samples is not None:
+            feed = next(context.samples.feeds())
+            fed = {name: array.shape for name, array in feed.items()}
+            coupling.count_run(shapes_of_run(model, fed))
+        dimensions = find_groups(coupling)
         limits = Limits(
             self.include,
             self.exclude,

@@ -9,6 +9,7 @@ import onnx.helper as oh
 import onnx_ir as ir
 import pytest
 from graphs import run
+from onnxruntime.capi.onnxruntime_pybind11_state import Fail
 from random_graphs import Builder
 
 from graphopt import pipeline
@@ -40,6 +41,32 @@ def _simplified(proto: onnx.ModelProto, runtime: Runtime) -> bytes:
     return ir.to_proto(model).SerializeToString()
 
 
+def _compare(
+    model: ir.Model, proto: onnx.ModelProto, values: dict[str, np.ndarray], seed: int
+) -> None:
+    """Compare with the reference, but for what onnxruntime gets wrong in the original, too.
+
+    A product over no element leaves memory as it was; buffers of empty slices are overrun.
+    """
+    feeds = {"x": values["x"]}
+    try:
+        outputs = run(model, feeds)
+    except Fail:
+        with pytest.raises(Fail):
+            run(ir.from_proto(proto), feeds)
+        return
+    names = [info.name for info in proto.graph.output]
+    wrong = [i for i, name in enumerate(names) if not _equal(outputs[i], values[name])]
+    theirs = run(ir.from_proto(proto), feeds) if wrong else []
+    changed = [names[i] for i in wrong if _equal(theirs[i], values[names[i]])]
+    assert not changed, seed
+
+
+def _equal(one: np.ndarray, other: np.ndarray) -> bool:
+    same = one.shape == other.shape
+    return same and np.allclose(one, other, rtol=1e-5, atol=1e-6, equal_nan=True)
+
+
 def _check(seeds: range) -> None:
     rewritten = 0
     with Runtime() as runtime:
@@ -60,11 +87,7 @@ def _check(seeds: range) -> None:
             for sizes, values in zip(builder.sizes, builder.runs, strict=True):
                 if 0 in sizes.values():
                     continue  # a Reshape by -1 is refused where another size is 0
-                outputs = run(model, {"x": values["x"]})
-                for output, info in zip(outputs, proto.graph.output, strict=True):
-                    np.testing.assert_allclose(
-                        output, values[info.name], rtol=1e-5, atol=1e-6, err_msg=str(seed)
-                    )
+                _compare(model, proto, values, seed)
     assert rewritten > 10 * len(seeds)
 
 

@@ -6,13 +6,16 @@ and what becomes the same or divided later becomes so everywhere (see ``cells``)
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import logging
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import onnx_ir as ir
 
+from graphopt.analysis.cost import macs_of
 from graphopt.analysis.coupling import numbers as shape_numbers
 from graphopt.analysis.coupling.cells import Cells
 from graphopt.analysis.coupling.numbers import Number, Numbers
@@ -58,7 +61,8 @@ class Coupling:
         layers: Every node with a constant weight, and the axes of the weight.
         contractions: Every sum over an axis: the node, and its inputs with that axis.
         mixed: Axes whose indices a node combines other than in a recorded sum.
-        costs: Multiplications: the node, a factor, the axes whose lengths are multiplied.
+        costs: Multiplications: the node, a factor, the axes whose lengths are multiplied. What
+            is open counts as 1, until ``count_run``.
         statistics: Axes where removing an index changes the others, and what does it.
         refused: Why nothing is known about a node.
     """
@@ -85,6 +89,21 @@ class Coupling:
         self._fixed: set[ir.Value] = set()
         self._inferred = infer(model)
         self._run(model.graph, "graph")
+
+    def count_run(self, shape_of: Mapping[ir.Value, ir.Shape | None]) -> None:
+        """Let ``costs`` be those of the run whose shapes are ``shape_of``.
+
+        Before, what is open counts as 1: a convolution over half an image as much as one over
+        a single position.
+        """
+        whole: collections.Counter[ir.Node] = collections.Counter()
+        for node, times, axes in self.costs:
+            lengths = (len(axis.rows) for axis in axes if axis.rows is not None)
+            whole[node] += times * math.prod(lengths)
+        for index, (node, times, axes) in enumerate(self.costs):
+            macs = macs_of(node, {}, shape_of)
+            if macs and whole[node]:
+                self.costs[index] = (node, max(1, round(times * macs / whole[node])), axes)
 
     # For the rules.
 

@@ -257,7 +257,7 @@ class Dimensions:
         return seen.values()
 
     def multiplications(self, dead: np.ndarray) -> int:
-        """Return the multiplications of one run; unknown lengths count as 1."""
+        """Return the multiplications of one run, as of ``Coupling.costs``."""
         total = 0
         cache: dict[Axis, int] = {}
         for _, times, axes in self.coupling.costs:

@@ -410,3 +410,23 @@ def test_strings_count_for_nothing_in_a_budget_of_bytes():
     result = PruneChannels(size=0.6, multiple_of=1).run(model, Context())
     assert result.modified
     assert model.graph.initializers["w1"].const_value.shape[1] == 9
+
+
+def test_multiplications_are_those_of_the_first_sample() -> None:
+    text = """g (float[N, 3, H, W] x, float[M, 8] z) => (float[N, 4, H, W] y, float[M, 4] r)
+        <float[8, 3, 1, 1] a, float[4, 8, 1, 1] b, float[8, 8] c, float[8, 4] d>
+        { h = Conv(x, a)
+          y = Conv(h, b)
+          k = MatMul(z, c)
+          r = MatMul(k, d) }"""
+    model = network(text)
+    feeds = {"x": np.ones((2, 3, 5, 7), np.float32), "z": np.ones((6, 8), np.float32)}
+    samples = Samples.from_feeds([feeds])
+
+    def counted(context: Context) -> int:
+        pass_ = PruneChannels(ratio=0.5, recovery="none")
+        return pass_.run(model.clone(), context).details["multiplications"]
+
+    convolutions, products = 8 * 3 + 4 * 8, 8 * 8 + 8 * 4
+    assert counted(Context()) == convolutions + products
+    assert counted(Context(samples=samples)) == 2 * 5 * 7 * convolutions + 6 * products
