@@ -95,6 +95,11 @@ def _top_k(node: ir.Node, known: Known) -> Sequence[Shape | None]:
     return [found, found]
 
 
+def _dynamic_quantize(node: ir.Node, known: Known) -> Sequence[Shape | None]:
+    """The integers, their scale and their zero point."""
+    return [known.shape(node.inputs[0]), (), ()]
+
+
 def _matmul(node: ir.Node, known: Known) -> Sequence[Shape | None]:
     a, b = known.shape(node.inputs[0]), known.shape(node.inputs[1])
     if a is None or b is None:
@@ -259,6 +264,7 @@ COMPUTE_RULES: dict[str, ShapeRule] = {
     "ConvInteger": _conv,
     "ConvTranspose": _conv_transpose,
     "Dropout": _all_same,
+    "DynamicQuantizeLinear": _dynamic_quantize,
     "Einsum": _einsum,
     "GRU": _recurrence,
     "Gemm": _gemm,

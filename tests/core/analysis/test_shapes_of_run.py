@@ -57,3 +57,10 @@ def test_a_result_counts_the_first_sample() -> None:
     assert result.origin.fed == {"x": (3, 4), "w": (4, 2)}
     assert result.before.macs == result.after.macs == 3 * 4 * 2
     assert "MACs, first sample" in list(summary_table(result).columns[0].cells)
+
+
+def test_operations_on_integers_are_counted_as_well() -> None:
+    text = """g (float[N, 4] x, int8[4, 3] w) => (int32[?, ?] y)
+        { q, scale, zero = DynamicQuantizeLinear(x)
+          y = MatMulInteger(q, w, zero) }"""
+    assert summarize(graphs.load(text), 0, {"x": (5, 4)}).macs == 5 * 4 * 3
