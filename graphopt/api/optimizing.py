@@ -76,7 +76,7 @@ def optimize(
         given = as_samples(samples, before)
         synthetic = Samples.synthetic(model_io.input_specs(before), seed=options.seed)
         chosen_samples = given or accepted(synthetic, original, runtime)
-        fed = {name: array.shape for name, array in next(chosen_samples.feeds()).items()}
+        fed = chosen_samples.first_shapes()
         work = Work(
             source=source,
             original=original,

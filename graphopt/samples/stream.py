@@ -186,6 +186,14 @@ class Samples:
         first = "" if self._limit is None else f"the first {self._limit} of "
         return f"{first}{self._description}"
 
+    def first_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Return the shapes of the first feed, by the name of the input.
+
+        Raises:
+            SamplesError: As of ``feeds``.
+        """
+        return {name: array.shape for name, array in next(self.feeds()).items()}
+
     def feeds(self) -> Iterator[Feed]:
         """Yield the feeds, from the first one each time.
 

@@ -131,9 +131,7 @@ class PruneChannels(Pass):
         """Analyse, plan, cut."""
         coupling = analyse(model, self.untie)
         if context.samples is not None:
-            feed = next(context.samples.feeds())
-            fed = {name: array.shape for name, array in feed.items()}
-            coupling.count_run(shapes_of_run(model, fed))
+            coupling.count_run(shapes_of_run(model, context.samples.first_shapes()))
         dimensions = find_groups(coupling)
         limits = Limits(
             self.include,
