@@ -5,16 +5,19 @@ Steps:
      many, each in processes of their own; the peak resident size, the child's included.
   2. Time: those statistics and the ranges of all five methods, next to plain inference over
      the same samples in the same kind of process.
-  3. The peer: onnxruntime's entropy calibrator, over the same samples, and graphopt's entropy
-     ranges of the very tensors that it calibrates.
+  3. The peer: onnxruntime's entropy calibrator and graphopt's entropy ranges of the same
+     tensors, in turn, from the file to the ranges. With its 128 bins for 128
+     integers the peer has one range to choose from; with --peer-bins it searches, as
+     graphopt does among 128 ranges over 4,096 bins.
 
 Typical usage:
   python -m graphopt.tools.bench_calibration resnet18.onnx
   python -m graphopt.tools.bench_calibration ocr.onnx --data samples.npz --many 256 --json
 
 Known limitations: without --data the inputs are made up. On a busy machine the times are those
-of a busy machine; the ratios of step 2 and 3 are from the best of some rounds. The peer keeps
-all activations in memory, so that step 3 takes --peer-samples only.
+of a busy machine; step 2 takes the best of some rounds, step 3 the median of rounds in turn.
+The peer keeps all activations in memory, so that step 3 takes --peer-samples only, and with
+--peer-bins it takes a second a tensor, so that there is one round of that.
 """
 
 from __future__ import annotations
@@ -98,28 +101,43 @@ with context.closing():
 print(json.dumps({**best, "tensors": len(values)}))
 """
 )
-_PEER = """
-import json, sys, tempfile, time
-import numpy as np
+_PEER = (
+    _COMMON
+    + """
+import contextlib, os, statistics as middle, tempfile
 from onnxruntime.quantization.calibrate import (
     CalibrationDataReader, CalibrationMethod, create_calibrator)
-arrays, count = dict(np.load(sys.argv[2])), int(sys.argv[3])
-size = min(map(len, arrays.values()))
 class Reader(CalibrationDataReader):
     def __init__(self):
-        self.feeds = iter([{k: v[i % size:i % size + 1] for k, v in arrays.items()}
-                           for i in range(count)])
+        self.feeds = feeds()
     def get_next(self):
         return next(self.feeds, None)
-with tempfile.TemporaryDirectory() as folder:
-    calibrator = create_calibrator(
-        sys.argv[1], None, folder + "/augmented.onnx", CalibrationMethod.Entropy)
+def peer(options):
     start = time.perf_counter()
-    calibrator.collect_data(Reader())
-    found = calibrator.compute_data()
-    seconds = time.perf_counter() - start
-print(json.dumps({"seconds": seconds, "tensors": sorted(found.keys())}))
+    with tempfile.TemporaryDirectory() as folder, open(os.devnull, "w") as nowhere:
+        calibrator = create_calibrator(sys.argv[1], None, folder + "/augmented.onnx",
+                                       CalibrationMethod.Entropy, extra_options=options)
+        with contextlib.redirect_stdout(nowhere):  # it prints while it works
+            calibrator.collect_data(Reader())
+            found = calibrator.compute_data()
+    return time.perf_counter() - start, sorted(found.keys())
+def own():
+    global model
+    start = time.perf_counter()
+    model = model_io.load(sys.argv[1])
+    ranges(statistics()[1], ["entropy"])
+    return time.perf_counter() - start
+times = {"peer_s": [], "same_s": []}
+with context.closing():
+    inference()  # starts the process that is used again
+    for _ in range(rounds):
+        seconds, values = peer(OPTIONS)
+        times["peer_s"].append(seconds)
+        times["same_s"].append(own())
+print(json.dumps({"samples": count, "tensors": len(values), **OPTIONS,
+                  **{name: middle.median(all_of) for name, all_of in times.items()}}))
 """
+)
 
 
 @click.command("bench_calibration", cls=script.Tool, help=__doc__)
@@ -132,7 +150,21 @@ print(json.dumps({"seconds": seconds, "tensors": sorted(found.keys())}))
 @click.option("--few", type=click.IntRange(1), default=16, show_default=True)
 @click.option("--many", type=click.IntRange(1), default=1024, show_default=True)
 @click.option("--time-samples", type=click.IntRange(1), default=32, show_default=True)
-@click.option("--peer-samples", type=click.IntRange(1), default=16, show_default=True)
+@click.option(
+    "--peer-samples",
+    type=click.IntRange(1),
+    multiple=True,
+    default=(16,),
+    show_default=True,
+    help="Samples of step 3; may be given several times.",
+)
+@click.option(
+    "--peer-bins",
+    type=click.IntRange(129),
+    default=2048,
+    show_default=True,
+    help="Bins of the peer's histograms in a last round over the fewest samples.",
+)
 @click.option("--rounds", type=click.IntRange(1), default=3, show_default=True)
 def main(model: pathlib.Path, data: pathlib.Path | None, **given: Any) -> None:
     """Run the tool; see the module docstring."""
@@ -150,12 +182,14 @@ def main(model: pathlib.Path, data: pathlib.Path | None, **given: Any) -> None:
         found |= {key: times[key] for key in times if key != "tensors"}
         spent = times["statistics_s"] + times["five_methods_s"]
         found["time_ratio"] = spent / times["inference_s"]
-        peer = _run(_PEER, model, data, given["peer_samples"], 1, names)
-        same = _run(_TIME, model, data, given["peer_samples"], rounds, peer["tensors"])
-        found["peer_tensors"], found["peer_s"] = len(peer["tensors"]), peer["seconds"]
-        found["same_tensors"] = same["tensors"]
-        found["same_s"] = same["statistics_s"] + same["entropy_s"]
-        found["peer_ratio"] = found["peer_s"] / found["same_s"]
+        sizes = sorted(given["peer_samples"])
+        found["peers"] = [
+            _run(_PEER.replace("OPTIONS", repr(options)), model, data, size, turns, names)
+            for options, size, turns in [
+                *(({}, size, rounds) for size in sizes),
+                ({"num_bins": given["peer_bins"]}, sizes[0], 1),
+            ]
+        ]
     if given["as_json"]:
         click.echo(json.dumps(found, indent=1))
     else:
@@ -170,12 +204,14 @@ def _print(found: dict[str, Any], given: dict[str, Any]) -> None:
         f"{found['memory_ratio']:.2f}x\n"
         f"time         inference over {given['time_samples']} samples "
         f"{found['inference_s']:.2f} s, statistics {found['statistics_s']:.2f} s, "
-        f"five methods {found['five_methods_s']:.2f} s: {found['time_ratio']:.2f}x\n"
-        f"the peer     entropy over {given['peer_samples']} samples, "
-        f"{found['peer_tensors']} tensors {found['peer_s']:.2f} s, graphopt "
-        f"{found['same_tensors']} tensors {found['same_s']:.2f} s: "
-        f"{found['peer_ratio']:.1f} times faster"
+        f"five methods {found['five_methods_s']:.2f} s: {found['time_ratio']:.2f}x"
     )
+    for peer in found["peers"]:
+        click.echo(
+            f"the peer     entropy over {peer['samples']} samples, {peer['tensors']} tensors, "
+            f"{peer.get('num_bins', 128)} bins {peer['peer_s']:.2f} s, graphopt "
+            f"{peer['same_s']:.2f} s: {peer['peer_s'] / peer['same_s']:.1f} times faster"
+        )
 
 
 def _made_up(model: pathlib.Path, path: pathlib.Path) -> pathlib.Path:

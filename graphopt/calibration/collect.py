@@ -1,8 +1,10 @@
 """Runs a model on samples and accumulates what is asked about its activations, feed by feed.
 
-Only one feed's activations are ever in memory. The feeds may be spread over the workers of an
-executor: each runs its share and returns accumulators, which are merged in the order of the
-shares, so that the result does not depend on the number of workers or on which is faster.
+The accumulators live in the process that runs the model, so that activations never leave it.
+Those of two feeds are in memory at most: one is looked at while the next one runs. The feeds
+may be spread over the workers of an executor: each runs its share and returns accumulators,
+which are merged in the order of the shares, so that the result does not depend on the number
+of workers or on which is faster.
 """
 
 from __future__ import annotations
@@ -24,7 +26,6 @@ from graphopt.calibration.statistics import TensorStatistics
 
 if TYPE_CHECKING:
     from graphopt.passbase import Context
-    from graphopt.runtime import Session
     from graphopt.samples import Samples
 
 __all__ = ["Accumulator", "accumulate", "collect"]
@@ -33,7 +34,12 @@ Feed: TypeAlias = Mapping[str, npt.NDArray[Any]]
 
 
 class Accumulator(Protocol):
-    """Takes in the values of a tensor, and can be added to another of its kind."""
+    """Takes in the values of a tensor, and can be added to another of its kind.
+
+    It travels to the process that runs the model and back, so that it has to be picklable, its
+    class importable. With a method ``update_many(arrays, feeds)`` it is given small arrays of
+    several feeds at a time.
+    """
 
     def update(self, values: npt.NDArray[Any], feed: int) -> None:
         """Take in an array that came from the feed of this index."""
@@ -71,13 +77,12 @@ def accumulate(
         ExecutionError: onnxruntime does not run the model.
     """
     task = context.progress.track("calibrating")
-    result = {name: copy.deepcopy(accumulator) for name, accumulator in empty.items()}
     if context.executor is None:
         with context.runtime.session(model, outputs=_inner(model, empty)) as session:
-            for index, feed in enumerate(samples.feeds()):
-                _observe(session, feed, index, result)
-                task.advance()
+            feeds = enumerate(samples.feeds())
+            result = session.observe(feeds, empty, task.advance)
     else:
+        result = {name: copy.deepcopy(accumulator) for name, accumulator in empty.items()}
         for size, part in _spread(model, empty, samples, context.executor):
             for name, accumulator in part.items():
                 result[name].merge(accumulator)
@@ -123,23 +128,11 @@ def _observe_share(
     """Take in some feeds; runs in a worker, which got copies of all its arguments."""
     from graphopt.runtime import Runtime
 
-    accumulators = copy.deepcopy(accumulators)  # a thread got no copies
     with Runtime() as runtime, runtime.session(path, outputs=outputs) as session:
-        for index, feed in share:
-            _observe(session, feed, index, accumulators)
-    return len(share), accumulators
+        return len(share), session.observe(share, accumulators)
 
 
 def _inner(model: ir.Model, values: Iterable[str]) -> list[str]:
     """Return those of ``values`` that the model has to be asked for: not its inputs."""
     inputs = {value.name for value in model.graph.inputs}
     return [name for name in values if name not in inputs]
-
-
-def _observe(
-    session: Session, feed: Feed, index: int, accumulators: Mapping[str, Accumulator]
-) -> None:
-    """Run one feed and take in the values that there are accumulators for."""
-    results = session.run(feed)
-    for name, accumulator in accumulators.items():
-        accumulator.update(results[name] if name in results else feed[name], index)

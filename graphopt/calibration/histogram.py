@@ -55,9 +55,10 @@ class Histogram:
         # Exact, but for values so small that they count as 0 either way.
         factor = np.float32(math.ldexp(1.0, -self.exponent))
         for at in range(0, values.size, _BLOCK):
-            index = (values[at : at + _BLOCK] * factor).astype(np.intp)
+            # By way of int32, four times as fast as at once to the integers of bincount.
+            index = (values[at : at + _BLOCK] * factor).astype(np.int32)
             index -= self.start
-            self.counts += np.bincount(index, minlength=BINS)
+            self.counts += np.bincount(index.astype(np.intp), minlength=BINS)
 
     def merge(self, other: Histogram) -> None:
         """Add the counts of ``other``."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+from collections.abc import Sequence
 from fractions import Fraction
 from typing import Any
 
@@ -15,6 +17,7 @@ __all__ = ["ExactSum", "TensorStatistics"]
 
 _MANTISSA_BITS = 24
 _SMALLEST_POWER = -149  # of float32: its subnormals are multiples of 2**-149
+_FEW = 4  # numbers that are added one by one: what arrays cost is not their length
 _POWERS = 254  # from there to the lowest bit of the largest float32
 
 
@@ -33,6 +36,12 @@ class ExactSum:
 
     def add(self, values: npt.NDArray[np.float32]) -> None:
         """Add all of ``values``: finite, one axis."""
+        self.count += values.size
+        if values.size <= _FEW:
+            for value in values.tolist():
+                at = max(math.frexp(value)[1] - _MANTISSA_BITS, _SMALLEST_POWER)
+                self.parts[at - _SMALLEST_POWER] += int(math.ldexp(value, -at))
+            return
         power = np.frexp(values)[1]
         # A subnormal has fewer bits than 24: its lowest one is at the smallest power.
         power = np.maximum(power - _MANTISSA_BITS, _SMALLEST_POWER)
@@ -40,7 +49,6 @@ class ExactSum:
         # Integers below 2**53 are exact in the float64 that bincount adds up.
         parts = np.bincount(power - _SMALLEST_POWER, weights=whole, minlength=_POWERS)
         self.parts += parts.astype(np.int64)
-        self.count += values.size
 
     def merge(self, other: ExactSum) -> None:
         """Add another sum."""
@@ -100,11 +108,23 @@ class TensorStatistics:
                 return
             low, high = float(lows.min()), float(highs.max())
         flat = rows.reshape(-1)
-        self.zeros += flat.size - int(np.count_nonzero(flat))
+        self.zeros += flat.size - int(np.count_nonzero(flat != 0))
         self.low, self.high = min(self.low, low), max(self.high, high)
         self.histogram.update(flat, low, high)
         self.row_lows.add(lows)
         self.row_highs.add(highs)
+
+    def update_many(self, arrays: Sequence[npt.NDArray[Any]], feeds: Sequence[int]) -> None:
+        """Take in arrays, each of which came from another feed; faster if they are small."""
+        kinds = {(array.shape[1:], array.dtype) for array in arrays}
+        if len(arrays) > 1 and len(kinds) == 1 and all(array.ndim for array in arrays):
+            together = np.concatenate(arrays)
+            # Of what is not finite it has to be known which feed it came from.
+            if np.isfinite(together).all():
+                self.update(together)
+                return
+        for array, feed in zip(arrays, feeds, strict=True):
+            self.update(array, feed)
 
     def _finite_rows(
         self, rows: npt.NDArray[np.float32], feed: int

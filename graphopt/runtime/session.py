@@ -6,10 +6,11 @@ import contextlib
 import itertools
 import os
 import pathlib
+import pickle
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import TracebackType
-from typing import Any, Literal, Self, TypeAlias
+from typing import Any, Literal, Self, TypeAlias, TypeVar
 
 import numpy as np
 import onnx
@@ -23,6 +24,7 @@ from graphopt.runtime.process import Process
 __all__ = ["Level", "Model", "Session", "describe", "load_into", "run_together"]
 
 Model: TypeAlias = "ir.Model | str | os.PathLike[str]"
+A = TypeVar("A")
 Level: TypeAlias = Literal["disable", "basic", "extended", "all"]
 """How much onnxruntime optimizes the graph when it loads it; ``"all"`` is its default."""
 _Declared: TypeAlias = "list[tuple[str, str, list[Any]]]"
@@ -97,6 +99,33 @@ class Session:
             raise result
         return result
 
+    def observe(
+        self,
+        feeds: Iterable[tuple[int, Mapping[str, np.ndarray]]],
+        watched: Mapping[str, A],
+        advance: Callable[[], object] = lambda: None,
+    ) -> dict[str, A]:
+        """Run the model on feeds and take in its values, in the child process.
+
+        Args:
+            feeds: Index and values of each feed.
+            watched: Name of an input or output -> an accumulator, with a method
+                ``update(values, index of the feed)``; it can be pickled, and is not changed.
+            advance: Called after each feed.
+
+        Returns:
+            The accumulators that have taken in all feeds.
+
+        Raises:
+            ExecutionError: As of ``run``.
+        """
+        self._request("watch", accumulators=pickle.dumps(dict(watched), protocol=5))
+        for index, feed in feeds:
+            self._request("observe", self._encoded(feed), names=list(feed), feed=index)
+            advance()
+        taken: dict[str, A] = pickle.loads(self._request("observed"))
+        return taken
+
     def close(self) -> None:
         """Unload the model; one whose process dies of that is unloaded as well."""
         process, self._process = self._process, None
@@ -122,22 +151,38 @@ class Session:
 
     def _start(self, feeds: Mapping[str, np.ndarray]) -> Process:
         """Send a request to run; the caller holds the lock of the process."""
-        process = self._process
-        if process is None or not self.is_open:
-            raise ExecutionError("closed", f"{self._what} is not loaded any more.")
-        try:
-            values = [arrays.encode(value) for value in feeds.values()]
-        except TypeError as error:
-            raise ExecutionError("failed", f"{self._what} cannot be fed: {error}.") from error
+        process = self._opened()
         process.send(
             "run",
-            values,
+            self._encoded(feeds),
             what=self._what,
             timeout=self._timeout,
             key=self._key,
             names=list(feeds),
         )
         return process
+
+    def _request(self, operation: str, values: Sequence[Any] = (), **keywords: Any) -> Any:
+        answer, _ = self._opened().request(
+            operation,
+            values,
+            what=self._what,
+            timeout=self._timeout,
+            key=self._key,
+            **keywords,
+        )
+        return answer
+
+    def _opened(self) -> Process:
+        if self._process is None or not self.is_open:
+            raise ExecutionError("closed", f"{self._what} is not loaded any more.")
+        return self._process
+
+    def _encoded(self, feeds: Mapping[str, np.ndarray]) -> list[Any]:
+        try:
+            return [arrays.encode(value) for value in feeds.values()]
+        except TypeError as error:
+            raise ExecutionError("failed", f"{self._what} cannot be fed: {error}.") from error
 
     def _finish(self, process: Process) -> dict[str, np.ndarray]:
         _, values = process.receive(what=self._what)

@@ -3,7 +3,7 @@
 Started as ``python -m graphopt.runtime.worker SOCKET``; answers one request at a time. A
 request is ``(operation, keywords)`` with arrays, an answer ``("ok", value)`` with arrays or
 ``("error", case, text)``; before an answer may come any number of ``("progress", value)``. It
-imports numpy and onnxruntime only, and ends when its parent does.
+imports numpy, onnxruntime and the accumulators it is sent, and ends when its parent does.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ import onnxruntime as ort
 
 from graphopt.runtime import rounds
 from graphopt.runtime.loaded import Loaded, RefusedError, load, size_of, text_of
+from graphopt.runtime.observer import Observer
 from graphopt.runtime.wire import Channel, ClosedError
 
 __all__ = ["main"]
@@ -43,6 +44,7 @@ class _Server:
     def __init__(self, report: Callable[[Any], None]) -> None:
         self._report = report
         self._sessions: dict[int, Loaded] = {}
+        self._observers: dict[int, Observer] = {}
         self._nodes: dict[int, Loaded] = {}
         self._base_bytes = _address_space()
         self._limit_bytes = 0
@@ -69,9 +71,31 @@ class _Server:
         outputs = self._sessions[key].run(dict(zip(names, values, strict=True)))
         return ("ok", None), outputs
 
+    def watch(self, values: Sequence[Any], key: int, accumulators: bytes) -> Answer:
+        """Begin to collect statistics of the values of a model."""
+        del values
+        self._observers[key] = Observer(self._sessions[key], accumulators)
+        return ("ok", None), ()
+
+    def observe(
+        self, values: Sequence[Any], key: int, names: Sequence[str], feed: int
+    ) -> Answer:
+        """Run a model that is watched on the feed of this index."""
+        self._observers[key].observe(dict(zip(names, values, strict=True)), feed)
+        return ("ok", None), ()
+
+    def observed(self, values: Sequence[Any], key: int) -> Answer:
+        """Return the statistics of a model that is watched."""
+        del values
+        return ("ok", self._observers.pop(key).close()), ()
+
     def unload(self, values: Sequence[Any], key: int) -> Answer:
         del values
         self._sessions.pop(key, None)
+        if (observer := self._observers.pop(key, None)) is not None:
+            with contextlib.suppress(Exception):  # told already, or of no interest any more
+                observer.close()
+            del observer
         gc.collect()
         _give_back_memory()
         return ("ok", None), ()

@@ -10,7 +10,8 @@ import pytest
 
 from graphopt.calibration.channels import ChannelStatistics
 from graphopt.calibration.collect import accumulate, collect
-from graphopt.errors import SamplesError
+from graphopt.calibration.statistics import TensorStatistics
+from graphopt.errors import ExecutionError, SamplesError
 from graphopt.passbase import Context
 from graphopt.samples import Samples
 
@@ -82,3 +83,55 @@ def test_workers_of_any_kind_leave_the_empty_accumulators_alone(context: Context
     assert empty["y"].count == 0
     assert found.count == 80
     assert found.high.tolist() == [39**2] * 3
+
+
+def test_feeds_looked_at_together_are_as_feeds_one_by_one(context: Context) -> None:
+    """Small values of many feeds are joined: shapes change, and an infinity comes between."""
+    shapes = [(1, 3)] * 5 + [(2, 3)] * 3 + [(1, 4)] + [(1, 3)] * 3
+    rng = np.random.default_rng(3)
+    feeds = [{"x": rng.standard_normal(shape).astype(np.float32)} for shape in shapes]
+    feeds[9]["x"][0, 1] = 1e30  # its square is infinite
+    model = graphs.load(MODEL)
+    alone = TensorStatistics()
+    with context.runtime.session(model, outputs=["y"]) as session:
+        for index, feed in enumerate(feeds):
+            alone.update(session.run(feed)["y"], index)
+    found = collect(model, ["y"], Samples.from_feeds(feeds), context)["y"]
+    assert (found.count, found.zeros, found.low, found.high) == (
+        (alone.count, alone.zeros, alone.low, alone.high)
+    )
+    assert (found.not_finite, found.first_not_finite) == (1, 9)
+    np.testing.assert_array_equal(found.histogram.counts, alone.histogram.counts)
+    np.testing.assert_array_equal(found.row_lows.parts, alone.row_lows.parts)
+    assert found.row_highs.count == alone.row_highs.count == 15
+
+
+class Fussy:
+    """An accumulator that takes in no second feed."""
+
+    def update(self, values: np.ndarray, feed: int) -> None:
+        if feed:
+            raise ValueError(f"{values.shape} is too much")
+
+    def merge(self, other: Fussy) -> None:
+        raise AssertionError
+
+
+def test_accumulator_that_fails_is_an_error_and_leaves_the_process_usable(
+    context: Context,
+) -> None:
+    model, samples = graphs.load(MODEL), Samples.from_feeds(feeds(3))
+    with pytest.raises(ExecutionError, match=r"\(1, 4\) is too much"):
+        accumulate(model, {"y": Fussy()}, samples, context)
+    assert collect(model, ["y"], samples, context)["y"].count == 3 + 4 + 5
+
+
+def test_each_feed_is_told_to_accumulators_that_keep_them_apart(context: Context) -> None:
+    found = accumulate(
+        graphs.load(MODEL), {"x": ChannelStatistics()}, Samples.from_feeds(same()), context
+    )
+    assert found["x"].by_feed.keys() == {0, 1, 2}
+
+
+def same() -> list[dict[str, np.ndarray]]:
+    return [{"x": np.full((1, 3), i, np.float32)} for i in range(3)]

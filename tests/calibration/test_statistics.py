@@ -95,6 +95,20 @@ def test_sum_is_exact(values: np.ndarray) -> None:
     assert total.mean() == float(expected)
 
 
+@hypothesis.given(
+    st.lists(hnp.arrays(np.float32, hnp.array_shapes(max_dims=2, max_side=4)), max_size=5)
+)
+def test_many_at_once_are_as_one_by_one(arrays: list[np.ndarray]) -> None:
+    """Whatever is in them, NaN and infinities included."""
+    together = TensorStatistics()
+    together.update_many(arrays, range(10, 10 + len(arrays)))
+    alone = TensorStatistics()
+    for feed, array in enumerate(arrays, 10):
+        alone.update(array, feed)
+    assert facts(together) == facts(alone)
+    assert together.first_not_finite == alone.first_not_finite
+
+
 def test_ragged_arrays_are_one_tensor() -> None:
     stats = statistics_of(np.ones((2, 3)), np.full((1, 7), 2.0), np.zeros(()), np.ones((4, 0)))
     assert (stats.count, stats.low, stats.high) == (14, 0, 2)

@@ -18,15 +18,20 @@ def test_figures_of_both_sides(tmp_path: pathlib.Path) -> None:
     x = np.random.default_rng(0).standard_normal((4, 32)).astype(np.float32)
     np.savez(tmp_path / "x.npz", x=x)
     arguments = [str(tmp_path / "small.onnx"), "--data", str(tmp_path / "x.npz")]
-    counts = ["--few", "2", "--many", "6", "--time-samples", "3", "--peer-samples", "3"]
+    counts = ["--few", "2", "--many", "6", "--time-samples", "3", "--peer-bins", "256"]
+    counts += ["--peer-samples", "3", "--peer-samples", "2"]
     done = CliRunner().invoke(
         main, [*arguments, *counts, "--rounds", "1", "--json"], catch_exceptions=False
     )
     found = json.loads(done.stdout)
     assert found["tensors"] == 2  # x and b: the others stay float
-    assert found["peer_tensors"] == found["same_tensors"] == 4
-    for key in ("memory_ratio", "time_ratio", "peer_ratio"):
+    for key in ("memory_ratio", "time_ratio"):
         assert found[key] > 0
+    sizes = [(peer["samples"], peer.get("num_bins")) for peer in found["peers"]]
+    assert sizes == [(2, None), (3, None), (2, 256)]
+    for peer in found["peers"]:
+        assert peer["tensors"] == 4
+        assert min(peer["peer_s"], peer["same_s"]) > 0
 
 
 def test_model_that_does_not_run_is_one_line(tmp_path: pathlib.Path) -> None:
