@@ -225,6 +225,29 @@ class Edit(Changes):
                 self.entry.values_replaced[named] = named
         self.remove(node)
 
+    def substitute(
+        self,
+        node: ir.Node,
+        op_type: str,
+        inputs: Sequence[ir.Value | None],
+        attributes: dict[str, AttributeValue] | None = None,
+    ) -> None:
+        """Put a node of ``op_type`` of the standard in the place of ``node``.
+
+        It takes over the name of ``node``, and the names, types and shapes of its
+        outputs; one that is not used gets a new name.
+        """
+        new = self.node(
+            op_type,
+            inputs,
+            before=node,
+            attributes=attributes,
+            outputs=len(node.outputs),
+            like=node.outputs,
+            name=node.name or "",
+        )
+        self.supersede(node, *new)
+
     def _sources(self, value: ir.Value) -> dict[ir.Node, None]:
         """Return the nodes added by this edit that ``value`` is computed from."""
         sources: dict[ir.Node, None] = {}

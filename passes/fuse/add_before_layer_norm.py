@@ -28,7 +28,7 @@ from typing import ClassVar
 import onnx_ir as ir
 
 from graphopt.analysis.facts import Facts
-from graphopt.edit import Edit, Rewrite
+from graphopt.edit import Rewrite
 from graphopt.passbase import Context, Promise
 from graphopt.rewrite import Reason, Rule, RulePass
 
@@ -60,11 +60,4 @@ def _match(node: ir.Node, facts: Facts) -> Rewrite | Reason | None:
     # 2.
     if value.dtype not in TYPES:
         return Reason("onnxruntime has no Sum of this type")
-
-    def rewrite(edit: Edit) -> None:
-        (total,) = edit.node(
-            "Sum", node.inputs, before=node, like=[value], name=node.name or ""
-        )
-        edit.supersede(node, total)
-
-    return rewrite
+    return lambda edit: edit.substitute(node, "Sum", node.inputs)

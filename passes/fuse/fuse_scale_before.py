@@ -232,15 +232,7 @@ def _rewrite(
             inputs[2:] = [edit.constant(bias.astype(kind), label, near=node)]
             if len(node.inputs) < 3 or node.inputs[2] is None:
                 attributes.pop("beta", None)
-        (new,) = edit.node(
-            node.op_type,
-            inputs,
-            before=node,
-            attributes=attributes,
-            like=node.outputs,
-            name=node.name or "",
-        )
-        edit.supersede(node, new)
+        edit.substitute(node, node.op_type, inputs, attributes)
         edit.remove(before)
 
     return rewrite

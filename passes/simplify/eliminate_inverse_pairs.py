@@ -127,21 +127,9 @@ def _match_concat(node: ir.Node, facts: Facts) -> Rewrite | Reason | None:
         at += 1
     if len(parts) == len(node.inputs):
         return reason
-
-    def rewrite(edit: Edit) -> None:
-        new = parts[0]
-        if len(parts) > 1:
-            (new,) = edit.node(
-                "Concat",
-                parts,
-                before=node,
-                attributes=dict(node.attributes),
-                like=node.outputs,
-                name=node.name or "",
-            )
-        edit.supersede(node, new)
-
-    return rewrite
+    if len(parts) == 1:
+        return lambda edit: edit.supersede(node, parts[0])
+    return lambda edit: edit.substitute(node, "Concat", parts, dict(node.attributes))
 
 
 def _match_split(node: ir.Node, facts: Facts) -> Rewrite | Reason | None:

@@ -75,17 +75,6 @@ class EliminateNot(RulePass):
         ]
 
 
-def _replaced(node: ir.Node, op_type: str, inputs: Sequence[ir.Value | None]) -> Rewrite:
-    """Return the rewrite that puts another operator in the place of ``node``."""
-
-    def rewrite(edit: Edit) -> None:
-        name = node.name or ""
-        (new,) = edit.node(op_type, inputs, before=node, like=node.outputs, name=name)
-        edit.supersede(node, new)
-
-    return rewrite
-
-
 def _match_comparison(node: ir.Node, facts: Facts) -> Rewrite | Reason | None:
     comparison = producer(node.inputs[0], *OPPOSITE)
     if comparison is None:
@@ -99,7 +88,8 @@ def _match_comparison(node: ir.Node, facts: Facts) -> Rewrite | Reason | None:
     # 2.
     if facts.only_use(comparison.outputs[0]) is not node:
         return Reason(f"{comparison.outputs[0].name!r} has another use")
-    return _replaced(node, OPPOSITE[comparison.op_type], comparison.inputs)
+    opposite, inputs = OPPOSITE[comparison.op_type], comparison.inputs
+    return lambda edit: edit.substitute(node, opposite, inputs)
 
 
 def _match_where(node: ir.Node, facts: Facts) -> Rewrite | Reason | None:
@@ -132,7 +122,7 @@ def _match_flip(node: ir.Node, facts: Facts) -> Rewrite | Reason | None:
         shape = facts.shape(x)
         if shape is None or shape != facts.shape(node.outputs[0]):
             return Reason(f"{x.name!r} may be broadcast to another shape")
-        return _replaced(node, "Not", [x])
+        return lambda edit: edit.substitute(node, "Not", [x])
     return None
 
 
@@ -152,7 +142,6 @@ def _match_two(node: ir.Node, facts: Facts) -> Rewrite | Reason | None:
         sources = [one.inputs[0] for one in nots]
         (joined,) = edit.node(DUAL[node.op_type], sources, before=node)
         edit.set_type(joined, node.outputs[0].type, None)
-        (new,) = edit.node("Not", [joined], before=node, like=node.outputs)
-        edit.supersede(node, new)
+        edit.substitute(node, "Not", [joined])
 
     return rewrite

@@ -174,19 +174,7 @@ def _match_concat(node: ir.Node, facts: Facts) -> Rewrite | Reason | None:
     if attribute(node, "new_axis", 0):
         return Reason("it joins along a new axis")
     if items is not None:
-
-        def rewrite(edit: Edit) -> None:
-            (new,) = edit.node(
-                "Concat",
-                items,
-                before=node,
-                attributes={"axis": axis},
-                like=node.outputs,
-                name=node.name or "",
-            )
-            edit.supersede(node, new)
-
-        return rewrite
+        return lambda edit: edit.substitute(node, "Concat", items, {"axis": axis})
     assert split is not None
     x, parts = split.inputs[0], _parts_of(split, facts)
     if isinstance(parts, Reason):

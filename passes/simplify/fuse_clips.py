@@ -92,10 +92,7 @@ def _match(node: ir.Node, facts: Facts) -> Rewrite | Reason | None:
             edit.constant(np.array(bound, dtype), f"{result.name}_{name}", near=node)
             for name, bound in (("low", low), ("high", high))
         ]
-        (new,) = edit.node(
-            "Clip", [x, *bounds], before=node, like=[result], name=node.name or ""
-        )
-        edit.supersede(node, new)
+        edit.substitute(node, "Clip", [x, *bounds])
 
     return rewrite
 

@@ -32,7 +32,7 @@ import onnx_ir as ir
 from graphopt.analysis.constants import attribute
 from graphopt.analysis.facts import Facts
 from graphopt.analysis.producers import producer
-from graphopt.edit import Edit, Rewrite
+from graphopt.edit import Rewrite
 from graphopt.passbase import Context, Promise
 from graphopt.rewrite import Reason, Rule, RulePass
 
@@ -95,18 +95,7 @@ def _fits(inner: ir.Node, outer: ir.Node, facts: Facts) -> bool:
 
 
 def _joined(node: ir.Node, parts: Sequence[ir.Value | None]) -> Rewrite:
-    def rewrite(edit: Edit) -> None:
-        (new,) = edit.node(
-            "Concat",
-            parts,
-            before=node,
-            attributes=dict(node.attributes),
-            like=node.outputs,
-            name=node.name or "",
-        )
-        edit.supersede(node, new)
-
-    return rewrite
+    return lambda edit: edit.substitute(node, "Concat", parts, dict(node.attributes))
 
 
 def _match_empty(node: ir.Node, facts: Facts) -> Rewrite | Reason | None:

@@ -93,15 +93,7 @@ def _match(node: ir.Node, facts: Facts) -> Rewrite | Reason | None:
                 edit.constant(data, f"{result.name}_pads", near=node),
                 node.inputs[2] if len(node.inputs) > 2 else None,
             ]
-        (new,) = edit.node(
-            "Pad",
-            inputs,
-            before=node,
-            attributes=attributes,
-            like=[result],
-            name=node.name or "",
-        )
-        edit.supersede(node, new)
+        edit.substitute(node, "Pad", inputs, attributes)
 
     return rewrite
 

@@ -44,7 +44,7 @@ from graphopt.analysis.facts import Facts
 from graphopt.analysis.symbolic import Shape
 from graphopt.analysis.symbolic.base import integers
 from graphopt.analysis.symbolic.targets import reshape_target
-from graphopt.edit import AttributeValue, Edit, Rewrite
+from graphopt.edit import Edit, Rewrite
 from graphopt.passbase import Context, Promise
 from graphopt.rewrite import Reason, Rule, RulePass
 
@@ -90,24 +90,14 @@ def _match(node: ir.Node, facts: Facts) -> Rewrite | Reason | None:
         return Reason("more than one size of the result is neither a number nor copied")
 
     def rewrite(edit: Edit) -> None:
-        new = x
-        if op_type:
-            attributes: dict[str, AttributeValue] = {}
-            inputs: list[ir.Value] = [x]
-            if op_type == "Reshape" or facts.opset >= AXES_ARE_INPUTS:
-                name = f"{result.name}_{op_type.lower()}"
-                inputs.append(edit.constant(np.array(data, np.int64), name, near=node))
-            else:
-                attributes["axes"] = data
-            (new,) = edit.node(
-                op_type,
-                inputs,
-                before=node,
-                attributes=attributes,
-                like=[result],
-                name=node.name or "",
-            )
-        edit.supersede(node, new)
+        if not op_type:
+            edit.supersede(node, x)
+        elif op_type == "Reshape" or facts.opset >= AXES_ARE_INPUTS:
+            name = f"{result.name}_{op_type.lower()}"
+            target = edit.constant(np.array(data, np.int64), name, near=node)
+            edit.substitute(node, op_type, [x, target])
+        else:
+            edit.substitute(node, op_type, [x], {"axes": data})
 
     return rewrite
 

@@ -118,15 +118,7 @@ def _match(node: ir.Node, facts: Facts) -> Rewrite | Reason | None:
                 edit.constant(np.array(data, np.int64), f"{result.name}_{name}", near=node)
                 for name, data in columns.items()
             ]
-        (new,) = edit.node(
-            "Slice",
-            inputs,
-            before=node,
-            attributes=attributes,
-            like=[result],
-            name=node.name or "",
-        )
-        edit.supersede(node, new)
+        edit.substitute(node, "Slice", inputs, attributes)
 
     return rewrite
 
@@ -203,20 +195,9 @@ def _match_concat(node: ir.Node, facts: Facts) -> Rewrite | Reason | None:
         return Reason("it does not take whole parts of the Concat")
     parts = concat.inputs[first:last]
 
-    def rewrite(edit: Edit) -> None:
-        new = parts[0]
-        if len(parts) > 1:
-            (new,) = edit.node(
-                "Concat",
-                parts,
-                before=node,
-                attributes={"axis": attribute(concat, "axis")},
-                like=node.outputs,
-                name=node.name or "",
-            )
-        edit.supersede(node, new)
-
-    return rewrite
+    if len(parts) == 1:
+        return lambda edit: edit.supersede(node, parts[0])
+    return lambda edit: edit.substitute(node, "Concat", parts, dict(concat.attributes))
 
 
 def _edge(bound: Dim, edges: Sequence[Dim]) -> int | None:

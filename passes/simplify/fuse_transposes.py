@@ -75,7 +75,7 @@ def _permutation(node: ir.Node, facts: Facts) -> list[int] | None:
 
 
 def _match(node: ir.Node, facts: Facts) -> Rewrite | Reason | None:
-    first, result = producer(node.inputs[0], "Transpose"), node.outputs[0]
+    first = producer(node.inputs[0], "Transpose")
     if first is None:
         return None
     x, outer, inner = first.inputs[0], _permutation(node, facts), _permutation(first, facts)
@@ -84,20 +84,9 @@ def _match(node: ir.Node, facts: Facts) -> Rewrite | Reason | None:
         return Reason("the rank of the input of a Transpose without perm is not known")
     perm = [inner[index] for index in outer]
 
-    def rewrite(edit: Edit) -> None:
-        new = x
-        if perm != sorted(perm):
-            (new,) = edit.node(
-                "Transpose",
-                [x],
-                before=node,
-                attributes={"perm": perm},
-                like=[result],
-                name=node.name or "",
-            )
-        edit.supersede(node, new)
-
-    return rewrite
+    if perm == sorted(perm):
+        return lambda edit: edit.supersede(node, x)
+    return lambda edit: edit.substitute(node, "Transpose", [x], {"perm": perm})
 
 
 def _match_ones(node: ir.Node, facts: Facts) -> Rewrite | Reason | None:
@@ -116,8 +105,7 @@ def _match_ones(node: ir.Node, facts: Facts) -> Rewrite | Reason | None:
     def rewrite(edit: Edit) -> None:
         name = f"{result.name}_shape"
         inputs = [x, edit.constant(np.array(target, np.int64), name, near=node)]
-        (new,) = edit.node("Reshape", inputs, before=node, like=[result], name=node.name or "")
-        edit.supersede(node, new)
+        edit.substitute(node, "Reshape", inputs)
 
     return rewrite
 

@@ -186,6 +186,25 @@ def test_replacing_an_output_keeps_its_name_type_and_place() -> None:
     assert entry.nodes_removed[0].outputs == ("y",)
 
 
+def test_a_substitute_takes_over_the_names_types_and_shapes_of_the_outputs() -> None:
+    model = graphs.load(
+        """g (float[4] x) => (float[4] y, int64[2] i) <int64[1] k={2}, int64[2] p={0,2}>
+        { [top] v, i = TopK (x, k)  [sum] y = Pad(v, p) }"""
+    )
+    node = value_of(model, "i").producer()
+    rewriter(model).apply(
+        "smallest",
+        node,
+        lambda edit: edit.substitute(node, "TopK", node.inputs, {"largest": 0}),
+    )
+    assert graphs.text_of(model) == graphs.text_of(
+        graphs.load(
+            """g (float[4] x) => (float[4] y, int64[2] i) <int64[1] k={2}, int64[2] p={0,2}>
+            { [top] v, i = TopK <largest = 0> (x, k)  [sum] y = Pad(v, p) }"""
+        )
+    )
+
+
 @pytest.mark.parametrize("source", ["x", "w"])
 def test_an_output_that_becomes_an_input_or_a_weight_gets_an_identity(source: str) -> None:
     model = graphs.load(CHAIN)
