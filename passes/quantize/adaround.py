@@ -5,15 +5,13 @@ Before -> after (also Gemm and MatMul)::
     y = Conv(x, W, B)   ->   y = Conv(x, W', B),   W' = s * q,   q = floor(W / s) or one more
 
 Each weight is rounded to one of the two integers next to it, chosen such that
-
-    |W x - W' x|^2  +  lambda * sum(1 - |2 h(V) - 1|^beta),   W' = s * (floor(W / s) + h(V))
-
-is least (equations 21 to 25): V is continuous, h a stretched sigmoid, and the second term
-drives h(V) to 0 or 1 while beta falls. The first term depends on the samples through the
-second moments of x alone, which are streamed, so that V is learnt in numpy without seeing a
-sample again. Then single weights are turned as long as one lessens the error (equation 13).
+``|W x - W' x|^2`` over the samples is small (equation 13). It depends on them through the
+second moments of x alone, which are streamed, so that the choice is made in numpy without
+seeing a sample again: rows in turn, each making up for those before it, with the best few ways
+kept where the rows are few; then one weight at a time as long as that pays. The paper's
+relaxation (equations 21 to 25) was tried: up to 12 dB less gain, 5 to 20 times the time.
 The weight stays float32 and the scales are published for ``quantize-static``, which turns it
-into just these integers. For products ``gptq`` does the same faster.
+into just these integers.
 
 Preconditions, per layer:
     1. Selected by ``include`` and ``exclude``; in the main graph.
@@ -26,7 +24,7 @@ Preconditions, per layer:
 Numerics: lossy; a weight is off by a step at most, its products by less than with half a step.
 Scope: main graph.   Leaves alone: tables.
 Reference: Nagel et al., "Up or Down? Adaptive Rounding for Post-Training Quantization",
-ICML 2020, equations 13 and 21 to 25.
+ICML 2020, equation 13; Frantar et al., "GPTQ", ICLR 2023, algorithm 1.
 """
 
 from __future__ import annotations
@@ -73,7 +71,6 @@ class AdaRound(Pass):
         include: Patterns of operators (an operator type, or a glob for the name of a node or
             of its output); empty: all.
         exclude: Patterns of operators to leave alone.
-        steps: Steps of the descent, for each layer.
         max_inputs: Products summed up in an output, at most.
     """
 
@@ -84,12 +81,7 @@ class AdaRound(Pass):
 
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
-    steps: int = 300
     max_inputs: int = 2304
-
-    def __post_init__(self) -> None:
-        if self.steps < 1:
-            raise ValueError(f"steps must be 1 at least, got {self.steps}")
 
     def run(self, model: ir.Model, context: Context) -> PassResult:
         """Measure the inputs, then round the weights one by one."""
@@ -160,7 +152,7 @@ class AdaRound(Pass):
         scale = layer.as_products(
             np.broadcast_to(qparams.scale.reshape(layer.column), w.shape)
         )
-        integers = adaround(weight, moments.matrix, scale, steps=self.steps)
+        integers = adaround(weight, moments.matrix, scale)
 
         def error(q: _Array) -> float:
             off = (q * scale - weight).astype(np.float64)

@@ -11,12 +11,11 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from .in_turn import round_in_turn
+
 __all__ = ["gptq_round", "output_error"]
 
 _Floats: TypeAlias = npt.NDArray[np.float64]
-
-BLOCK = 128
-"""Rows rounded before their errors are spread over all later rows: the paper's B."""
 
 
 def gptq_round(
@@ -43,37 +42,13 @@ def gptq_round(
     Returns:
         int8 ``[K, N]``.
     """
-    rows = len(weight)
     scales = np.broadcast_to(np.asarray(scale, np.float64), weight.shape)
-    order = np.argsort(-np.diag(gram), kind="stable")
-    upper = _inverse_factor(gram[np.ix_(order, order)], damping)
-    left = np.asarray(weight, np.float64)[order]
-    scales = scales[order]
-    integers = np.zeros(weight.shape, np.int8)
-    for start in range(0, rows, BLOCK):
-        stop = min(start + BLOCK, rows)
-        errors = np.zeros((stop - start, weight.shape[1]))
-        for row in range(start, stop):
-            q = np.clip(np.rint(left[row] / scales[row]), -limit, limit)
-            integers[order[row]] = q
-            error = (left[row] - q * scales[row]) / upper[row, row]
-            errors[row - start] = error
-            left[row + 1 : stop] -= np.outer(upper[row, row + 1 : stop], error)
-        left[stop:] -= upper[start:stop, stop:].T @ errors
-    return integers
 
+    def nearest(values: _Floats, row: npt.NDArray[np.intp]) -> _Floats:
+        return np.clip(np.rint(values / scales[row]), -limit, limit) * scales[row]
 
-def _inverse_factor(gram: _Floats, damping: float) -> _Floats:
-    """Return the upper triangular U with ``U^T U = inverse(gram)``."""
-    gram = gram.copy()
-    diagonal = np.diag(gram).copy()
-    # An input that is always 0 says nothing about its row: any rounding is as good.
-    diagonal[diagonal == 0] = 1.0
-    np.fill_diagonal(gram, diagonal + damping * diagonal.mean())
-    # inverse = L^-T L^-1 with gram = L L^T; the factor wanted is that of the inverse.
-    inverse = np.linalg.inv(gram)
-    inverse = (inverse + inverse.T) / 2
-    return np.asarray(np.linalg.cholesky(inverse).T)
+    found = round_in_turn(np.asarray(weight, np.float64), gram, nearest, damping=damping)
+    return np.rint(found / scales).astype(np.int8)
 
 
 def output_error(error: npt.NDArray[np.floating[Any]], gram: _Floats) -> float:

@@ -68,7 +68,7 @@ def test_blocks_give_what_one_block_gives(monkeypatch: pytest.MonkeyPatch) -> No
     qparams = symmetric(channel_absmax(weight, 1), 1)
     gram = (x.T @ x).astype(np.float64)
     whole = gptq_round(weight, gram, qparams.scale)
-    monkeypatch.setattr("graphopt.passes.quantize.gptq_rounding.BLOCK", 5)
+    monkeypatch.setattr("graphopt.passes.quantize.in_turn.BLOCK", 5)
     np.testing.assert_array_equal(gptq_round(weight, gram, qparams.scale), whole)
 
 
@@ -204,3 +204,16 @@ def test_weight_used_elsewhere_and_limit(context: Context, runtime) -> None:
 def test_damping_that_makes_no_sense_is_refused(damping: float) -> None:
     with pytest.raises(ValueError, match="damping"):
         Gptq(damping=damping)
+
+
+@pytest.mark.parametrize("factor", [1e-6, 1.0, 1e6])
+def test_inputs_that_are_always_0_change_nothing_whatever_the_units(factor: float) -> None:
+    x = correlated(200)
+    weight = np.random.default_rng(2).standard_normal((32, 16)).astype(np.float32)
+    qparams = symmetric(channel_absmax(weight, 1), 1, limit=7)
+    gram = (x.T @ x).astype(np.float64)
+    alone = gptq_round(weight, gram, qparams.scale, limit=7)
+    padded = np.zeros((64, 64))
+    padded[:32, :32] = gram * factor
+    both = gptq_round(np.concatenate([weight, weight]), padded, qparams.scale, limit=7)
+    np.testing.assert_array_equal(both[:32], alone)
