@@ -179,6 +179,7 @@ class Work:
             tolerance=self.options.tolerance,
             metric=self.options.metric,
             target=self.options.quality,
+            progress=self.progress,
         )
 
     def _without_last_optional(self, passes: Sequence[Pass]) -> tuple[str, list[Pass]] | None:
@@ -188,9 +189,13 @@ class Work:
         if not self.options.measure:
             return ()
         feeds = next(iter(self.samples.feeds()))
-        return tuple(
-            self.runtime.latency([self.original, candidate], feeds, repetitions=repetitions)
-        )
+        models = [self.original, candidate]
+        task = None if self.progress is None else self.progress.track("measuring latency")
+        try:
+            return tuple(self.runtime.latency(models, feeds, repetitions=repetitions))
+        finally:
+            if task is not None:
+                task.close()
 
     def _slower_speedup(
         self, candidate: pathlib.Path, latency: Sequence[Latency]

@@ -7,7 +7,7 @@ import contextlib
 from graphopt import model_io
 from graphopt.api.options import Options
 from graphopt.api.sources import SamplesLike, Source, as_file, as_samples
-from graphopt.passbase import Promise
+from graphopt.passbase import Progress, Promise
 from graphopt.runtime import Runtime
 from graphopt.samples import Samples
 from graphopt.validation import Comparison, compare
@@ -21,6 +21,7 @@ def validate(
     *,
     samples: SamplesLike | None = None,
     options: Options | None = None,
+    progress: Progress | None = None,
 ) -> Comparison:
     """Compare two models on the same samples in onnxruntime.
 
@@ -29,6 +30,7 @@ def validate(
         candidate: The model that should do the same.
         samples: What both are run on; synthetic from the declared inputs by default.
         options: ``quality`` and ``metric`` to judge by a target; ``tolerance`` otherwise.
+        progress: Told about every sample.
 
     Raises:
         ModelError, SamplesError: Bad input.
@@ -50,4 +52,5 @@ def validate(
             tolerance=options.tolerance,
             metric=options.metric,
             target=options.quality,
+            progress=progress,
         )

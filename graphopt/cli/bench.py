@@ -28,21 +28,28 @@ def bench(models: tuple[pathlib.Path, ...], **given: Any) -> int:
 
     from graphopt import model_io
     from graphopt.report import console as report
+    from graphopt.report.progress import progress as progress_on
     from graphopt.runtime import Runtime
     from graphopt.samples import Samples
     from graphopt.validation import accepted
 
+    words = report.console(stderr=True)
     loaded = [model_io.load(path) for path in models]
-    with contextlib.closing(Runtime()) as runtime:
+    with (
+        contextlib.closing(Runtime()) as runtime,
+        progress_on(words) as progress,
+    ):
         samples = read_samples(models[0], given) or accepted(
             Samples.synthetic(model_io.input_specs(loaded[0]), seed=given["seed"]),
             models[0],
             runtime,
         )
         feeds = next(iter(samples.feeds()))
+        task = progress.track("measuring latency")
         latencies = runtime.latency(
             list(models), feeds, repetitions=given["repetitions"], threads=given["threads"]
         )
+        task.close()
     if given["as_json"]:
         rows = zip(models, latencies, strict=True)
         figures = [{"model": str(path), **dataclasses.asdict(one)} for path, one in rows]
@@ -50,4 +57,6 @@ def bench(models: tuple[pathlib.Path, ...], **given: Any) -> int:
     else:
         names = [path.name for path in models]
         report.console().print(report.latency_table(names, latencies))
+        fed = ", ".join(f"{name} {list(array.shape)}" for name, array in feeds.items())
+        words.print(f"{given['threads']} thread(s), fed with {fed or 'nothing'}")
     return 0

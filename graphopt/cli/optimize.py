@@ -86,6 +86,8 @@ def optimize(model: pathlib.Path, output: pathlib.Path, **given: Any) -> int:
     from graphopt.instruments import DumpChanged, Timing, VerifyEach
     from graphopt.report import console as report
     from graphopt.report.json import result_to_json
+    from graphopt.report.progress import PassBar
+    from graphopt.report.progress import progress as progress_on
 
     _check_places(model, output, given)
     passes = given["passes"]
@@ -100,7 +102,8 @@ def optimize(model: pathlib.Path, output: pathlib.Path, **given: Any) -> int:
         watch.append(DumpChanged(given["dump"]))
     timing = Timing()
     watch.append(timing)
-    with report.progress(words) as progress, _worker_pool(given["workers"]) as executor:
+    with progress_on(words) as progress, _worker_pool(given["workers"]) as executor:
+        watch.append(PassBar(progress))
         try:
             result = api.optimize(
                 model,

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from graphopt.report import console as report
 from graphopt.report import search
+from graphopt.report.verdict import verdict_of
 
 if TYPE_CHECKING:
     import rich.console
@@ -33,6 +34,7 @@ def print_result(words: rich.console.Console, result: Result) -> None:
     ):
         if note:
             words.print(note, style="dim")
+    words.print(verdict_of(result)[1])
     words.print(report.summary_table(result))
     if result.saved is not None:
         words.print(f"wrote {result.saved.path}", soft_wrap=True)

@@ -22,10 +22,16 @@ def validate(original: pathlib.Path, candidate: pathlib.Path, **given: Any) -> i
     """Compare CANDIDATE with ORIGINAL in onnxruntime; exit code 1 if they differ."""
     from graphopt import api
     from graphopt.report import console as report
+    from graphopt.report.progress import progress as progress_on
 
-    comparison = api.validate(
-        original, candidate, samples=read_samples(original, given), options=read_options(given)
-    )
+    with progress_on(report.console(stderr=True)) as progress:
+        comparison = api.validate(
+            original,
+            candidate,
+            samples=read_samples(original, given),
+            options=read_options(given),
+            progress=progress,
+        )
     if given["as_json"]:
         click.echo(json.dumps(comparison.to_json(), indent=2))
     else:

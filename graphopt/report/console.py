@@ -2,36 +2,35 @@
 
 from __future__ import annotations
 
-import contextlib
-import dataclasses
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import rich.box
 import rich.console
-import rich.progress
 import rich.segment
 import rich.table
 import rich.text
 
+from graphopt import pipeline
 from graphopt.report.skips import group_skips
 from graphopt.report.summary import macs_label
+from graphopt.rewrite import Fixpoint
 from graphopt.terminal import harmless
 
 if TYPE_CHECKING:
     from graphopt.api import Result
     from graphopt.ledger import Ledger
+    from graphopt.passbase import Pass
     from graphopt.report.summary import ModelSummary
     from graphopt.runtime import Latency
     from graphopt.validation import Comparison
 
 __all__ = [
-    "Progress",
     "comparison_table",
     "console",
     "inspect_table",
     "latency_table",
-    "progress",
+    "pass_label",
     "size",
     "skip_table",
     "step_table",
@@ -88,6 +87,13 @@ def _table(*columns: str, title: str = "") -> rich.table.Table:
     return table
 
 
+def pass_label(pass_: Pass) -> str:
+    """Return the text of a pass as in a pipeline; of passes driven together, how many."""
+    if isinstance(pass_, Fixpoint):
+        return f"{len(pass_.passes)} passes in turn"
+    return pipeline.format_pass(pass_)
+
+
 def summary_table(result: Result) -> rich.table.Table:
     """Return original and result side by side."""
     table = _table("", "original", "result", "change")
@@ -122,7 +128,10 @@ def step_table(result: Result) -> rich.table.Table:
     table.columns[2].justify = "left"
     for step in result.steps:
         # Text: a pipeline's brackets are not markup.
-        label, summary = rich.text.Text(step.label), rich.text.Text(step.result.summary)
+        label, summary = (
+            rich.text.Text(pass_label(step.pass_)),
+            rich.text.Text(step.result.summary),
+        )
         table.add_row(label, str(step.standing), summary)
     for text, reason in result.left_out.items():
         table.add_row(rich.text.Text(text), "-", f"left out: {reason}")
@@ -209,43 +218,3 @@ def skip_table(ledger: Ledger, limit: int = 12) -> rich.table.Table | None:
     if len(rows) > limit:
         table.add_row("…", "", str(len(rows) - limit), "", "more reasons: see --json")
     return table
-
-
-@dataclasses.dataclass
-class Progress:
-    """``graphopt.passbase.Progress`` as bars on a console."""
-
-    bars: rich.progress.Progress
-
-    def track(self, description: str, total: int | None = None) -> _Bar:
-        """Start a bar."""
-        return _Bar(self.bars, self.bars.add_task(description, total=total))
-
-
-@dataclasses.dataclass
-class _Bar:
-    bars: rich.progress.Progress
-    task: rich.progress.TaskID
-
-    def advance(self, steps: int = 1) -> None:
-        self.bars.advance(self.task, steps)
-
-    def close(self) -> None:
-        self.bars.remove_task(self.task)
-
-
-@contextlib.contextmanager
-def progress(console: rich.console.Console) -> Iterator[Progress]:
-    """Yield a progress sink that draws on ``console`` while the block runs."""
-    columns = (
-        rich.progress.SpinnerColumn(),
-        rich.progress.TextColumn("{task.description}"),
-        rich.progress.BarColumn(),
-        rich.progress.MofNCompleteColumn(),
-        rich.progress.TimeRemainingColumn(),
-    )
-    quiet = not console.is_terminal
-    with rich.progress.Progress(
-        *columns, console=console, transient=True, disable=quiet
-    ) as bars:
-        yield Progress(bars)

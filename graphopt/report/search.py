@@ -134,14 +134,26 @@ def front_table(report: SearchReport) -> rich.table.Table:
     return table
 
 
-def precision_table(report: SearchReport) -> rich.table.Table:
-    """Return one row an operator: its precision and why."""
-    table = _table("operator", "type", "precision", "keeps dB", "why")
-    for index in (1, 2, 4):
-        table.columns[index].justify = "left"
+def precision_table(report: SearchReport, limit: int = 20) -> rich.table.Table:
+    """Return one row a type, precision and reason: what stays in float first, then by dB."""
+    groups: dict[tuple[str, str, str], list[Precision]] = {}
     for one in report.operators:
-        name, reason = rich.text.Text(one.operator), rich.text.Text(one.reason)
-        table.add_row(name, one.op_type, one.precision, f"{one.kept_db:.1f}", reason)
+        groups.setdefault((one.op_type, one.precision, one.reason), []).append(one)
+    rows = sorted(
+        (key[1] != "float", min(one.kept_db for one in members), key)
+        for key, members in groups.items()
+    )
+    table = _table("operator", "precision", "count", "keeps dB", "for example", "why")
+    for index in (1, 4, 5):
+        table.columns[index].justify = "left"
+    for _, least, (op_type, precision, reason) in rows[:limit]:
+        members = groups[op_type, precision, reason]
+        most = max(one.kept_db for one in members)
+        kept = f"{least:.1f}" if least == most else f"{least:.1f} - {most:.1f}"
+        example, why = rich.text.Text(members[0].operator), rich.text.Text(reason)
+        table.add_row(op_type, precision, str(len(members)), kept, example, why)
+    if len(rows) > limit:
+        table.add_row("…", "", "", "", "", f"{len(rows) - limit} more rows: see --json")
     return table
 
 

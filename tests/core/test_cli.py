@@ -12,6 +12,7 @@ import time
 
 import click.testing
 import graphs
+import networks
 import numpy as np
 import onnx
 import onnx_ir as ir
@@ -52,6 +53,33 @@ def test_optimize_writes_a_smaller_model_that_agrees(model: pathlib.Path) -> Non
     assert [node.op_type for node in onnx.load(output).graph.node] == ["Gemm"]
     assert f"wrote {output}" in result.stderr
     assert call("validate", model, output).exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("given", "verdict"),
+    [
+        (["--passes", "eliminate-identity"], "the same answers, bit for bit"),
+        ([], "the same answers, up to the order of operations"),
+        (
+            ["--passes", "quantize-weights"],
+            "not judged, since no target was given: it loads, runs and is finite",
+        ),
+        (
+            ["--passes", "quantize-weights", "--target", "0.5"],
+            "keeps its target: cosine of at least 0.5",
+        ),
+    ],
+)
+def test_optimize_says_what_the_validation_found(tmp_path, given, verdict: str) -> None:
+    text = """g (float[N, 64] x) => (float[N, 64] y) <float[64, 64] w, float[64] s>
+        { k = MatMul(x, w) \n y = Mul(k, s) }"""
+    path = tmp_path / "model.onnx"
+    onnx.save(ir.to_proto(networks.network(text)), path)
+
+    result = call("optimize", path, "-o", tmp_path / "out.onnx", "--no-measure", *given)
+
+    assert result.exit_code == 0, result.output
+    assert verdict in result.stderr.splitlines()
 
 
 def test_a_warning_is_shown_once_and_before_the_result(model: pathlib.Path) -> None:

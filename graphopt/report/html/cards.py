@@ -9,33 +9,17 @@ from typing import TYPE_CHECKING
 from graphopt.passbase import Promise
 from graphopt.report.console import size
 from graphopt.report.summary import macs_label
+from graphopt.report.verdict import verdict_of
 
 from .content import Card
 
 if TYPE_CHECKING:
     from graphopt.api import Result
 
-__all__ = ["cards_of", "verdict_of"]
+__all__ = ["cards_of"]
 
 _NEUTRAL = 0.005
 """A change by less than this share is no news."""
-
-
-def verdict_of(result: Result) -> tuple[str, str]:
-    """Return ``good``, ``bad`` or ``open`` (nothing was asked for), and why in words."""
-    comparison = result.comparison
-    if not comparison.passed:
-        return "bad", "does not validate"
-    if comparison.promise is Promise.EXACT:
-        return "good", "the same answers, bit for bit"
-    if comparison.promise is Promise.CLOSE:
-        return "good", "the same answers, up to the order of operations"
-    if comparison.target is None:
-        return (
-            "open",
-            "another function, and no target was given: it loads, runs and is finite",
-        )
-    return "good", f"keeps its target: {comparison.metric} of at least {comparison.target:g}"
 
 
 def cards_of(result: Result) -> list[Card]:

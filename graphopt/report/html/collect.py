@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 
 from graphopt.report.skips import group_skips
 from graphopt.report.summary import known_shapes
+from graphopt.report.verdict import verdict_of
 from graphopt.runtime import Runtime
 
-from .cards import cards_of, verdict_of
+from .cards import cards_of
 from .content import Content, OutputRow, RewriteRow
 from .facts import facts_of
 from .graph_rows import graph_rows, states

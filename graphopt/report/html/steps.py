@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 from typing import TYPE_CHECKING, Any
 
+from graphopt.report.console import pass_label
 from graphopt.report.search import Candidate, SearchReport
 from graphopt.rewrite import Fixpoint
 
@@ -38,7 +39,7 @@ def step_rows(result: Result) -> list[StepRow]:
     for step, measured, latency in every:
         rows.append(
             StepRow(
-                _label(step),
+                pass_label(step.pass_),
                 step.result.summary,
                 step.label,
                 rewrites=step.standing,
@@ -54,12 +55,6 @@ def step_rows(result: Result) -> list[StepRow]:
         )
     rows += [StepRow(text, why, text, left_out=True) for text, why in result.left_out.items()]
     return rows
-
-
-def _label(step: Step) -> str:
-    if isinstance(step.pass_, Fixpoint):
-        return f"{len(step.pass_.passes)} passes in turn"
-    return step.label
 
 
 def _parts(step: Step, result: Result) -> list[StepPart]:
