@@ -14,7 +14,7 @@ import json
 import os
 import pathlib
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -29,7 +29,14 @@ if TYPE_CHECKING:
     from graphopt.passbase import Context
     from graphopt.samples import Samples
 
-__all__ = ["collect_saved", "fingerprint", "load_statistics", "save_statistics"]
+__all__ = [
+    "add_to_digest",
+    "collect_saved",
+    "digest_of",
+    "fingerprint",
+    "load_statistics",
+    "save_statistics",
+]
 
 FORMAT = "graphopt/calibration"
 VERSION = 1
@@ -49,7 +56,7 @@ def collect_saved(
         SamplesError: The file is another one, or of another model or other samples.
         OutputError: The file cannot be written.
     """
-    key = f"{fingerprint(model)} {samples.describe()}"
+    key = f"{fingerprint(model)} {digest_of(samples.feeds())}"
     known = load_statistics(path, key) if os.path.exists(path) else {}
     missing = [name for name in values if name not in known]
     if missing:
@@ -80,6 +87,27 @@ def fingerprint(model: ir.Model) -> str:
             if value.const_value is not None:
                 _update(digest, name, value.const_value)
     return digest.hexdigest()
+
+
+def digest_of(feeds: Iterable[Mapping[str, Any]]) -> str:
+    """Return a text that changes when a number in a feed does, or their order."""
+    digest = hashlib.blake2b(digest_size=16)
+    for feed in feeds:
+        add_to_digest(digest, feed)
+    return digest.hexdigest()
+
+
+def add_to_digest(digest: hashlib.blake2b, values: Mapping[str, Any]) -> None:
+    """Take in names and values: of a feed, or of what a model makes of one."""
+    for name, value in values.items():
+        array = np.asarray(value) if isinstance(value, np.generic | np.ndarray) else None
+        if array is None or array.dtype == object:
+            # Strings, sequences and maps: of these the words are the value.
+            plain = value if array is None else array.tolist()
+            digest.update(repr((name, plain)).encode())
+            continue
+        digest.update(repr((name, array.dtype.str, array.shape)).encode())
+        digest.update(np.ascontiguousarray(array).tobytes())
 
 
 def _update(digest: hashlib.blake2b, name: str, tensor: ir.TensorProtocol) -> None:

@@ -27,6 +27,7 @@ class Candidate:
         size_bytes: Of its weights.
         latency_ms: Median of a run; ``None``: not measured.
         speedup: How many times faster than the original, measured in turn with it.
+        is_partial: Whether it was given up before the last sample: quality is that so far.
     """
 
     scheme: str
@@ -36,6 +37,7 @@ class Candidate:
     size_bytes: int
     latency_ms: float | None
     speedup: float | None
+    is_partial: bool = False
 
 
 @dataclasses.dataclass(frozen=True)

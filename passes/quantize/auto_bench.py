@@ -78,7 +78,8 @@ class AutoBench:
         # What is all in integer is shown next to the best, whatever it is worth.
         found = self._judge.quality(model, self._target, is_whole=not choice.kept)
         size = sum(t.nbytes for g in model.graphs() for t in g.initializers.tensors())
-        return Evaluation(choice, found.value, found.proven, size)
+        is_partial = found.samples < self._judge.evidence.samples
+        return Evaluation(choice, found.value, found.proven, size, is_partial=is_partial)
 
     def speeds(self, choices: Sequence[Choice]) -> list[Speed]:
         """Return how long choices take, all measured in turn with the original."""

@@ -44,6 +44,8 @@ class Evaluation:
         proven: What of that their number shows; this is held against the target.
         size_bytes: Size of the weights.
         speed: ``None``: not measured.
+        is_partial: Whether it was given up before the last sample, the target being out of
+            reach: quality is that of the samples so far.
     """
 
     choice: Choice
@@ -51,6 +53,7 @@ class Evaluation:
     proven: float
     size_bytes: int
     speed: Speed | None = None
+    is_partial: bool = False
 
 
 @dataclasses.dataclass(frozen=True)

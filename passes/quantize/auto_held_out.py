@@ -1,4 +1,8 @@
-"""Parts samples into those that ranges are taken from and those that quality is judged on."""
+"""Parts samples into those that ranges are taken from and those that quality is judged on.
+
+One of every two neighbours judges, by the sequence of Thue and Morse: it never repeats itself,
+so that samples that do (a right one, a wrong one, a right one ...) are in both parts.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +19,7 @@ _FEW = 8
 
 
 class HeldOut:
-    """Every second sample judges; the others calibrate. A single one does both.
+    """Half of the samples judge; the others calibrate. A single one does both.
 
     Half of them: a range takes few samples to find, a share of right answers many to show.
 
@@ -24,7 +28,7 @@ class HeldOut:
     """
 
     def __init__(self, samples: Samples) -> None:
-        first = zip(samples.feeds(), range(2), strict=False)
+        first = zip(range(2), samples.feeds(), strict=False)
         self._is_alone = sum(1 for _ in first) < 2
 
         def feeds() -> Iterator[Feed]:
@@ -37,11 +41,11 @@ class HeldOut:
 
     def judges(self, index: int) -> bool:
         """Whether the sample of this index judges."""
-        return self._is_alone or index % 2 == 1
+        return self._is_alone or index.bit_count() % 2 == 1
 
     def calibrating(self, total: int) -> int:
         """Return how many of ``total`` samples calibrate."""
-        return 1 if self._is_alone else (total + 1) // 2
+        return 1 if self._is_alone else sum(not self.judges(at) for at in range(total))
 
     def notes(self, evidence: Quality, target: float) -> list[str]:
         """Return what the reader has to know about the number of samples.

@@ -21,7 +21,7 @@ __all__ = ["Journal"]
 
 logger = logging.getLogger(__name__)
 
-VERSION = 4
+VERSION = 5
 
 
 class Journal:
@@ -113,6 +113,7 @@ class Journal:
                     float(entry["quality"]),
                     float(entry["proven"]),
                     int(entry["size_bytes"]),
+                    is_partial=bool(entry["is_partial"]),
                 )
                 for entry in data["evaluations"]
             ]
@@ -142,6 +143,7 @@ class Journal:
                     "quality": found.quality,
                     "proven": found.proven,
                     "size_bytes": found.size_bytes,
+                    "is_partial": found.is_partial,
                 }
                 for found in self._known.values()
             ],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import itertools
 import math
 from collections.abc import Callable, Iterator
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import onnx_ir as ir
 
+from graphopt.calibration.store import add_to_digest
 from graphopt.errors import ExecutionError
 from graphopt.quality import Quality, QualityMeter
 from graphopt.samples.replay import Replay
@@ -42,6 +44,7 @@ class Judge:
     Attributes:
         samples: How many there are.
         evidence: What the samples that are held out show of the original itself.
+        digest: Changes when a sample does, or what the original makes of it.
     """
 
     def __init__(
@@ -58,16 +61,21 @@ class Judge:
         self._metric = metric
         self._runtime = runtime
         task = progress.track("running the original", samples.total)
+        digest = hashlib.blake2b(digest_size=16)
         with _as_written(original, runtime) as session:
 
             def answers() -> Iterator[dict[str, Any]]:
                 for feed in samples.feeds():
-                    yield session.run(feed)
+                    found = session.run(feed)
+                    add_to_digest(digest, feed)
+                    add_to_digest(digest, found)
+                    yield found
                     task.advance()
 
             self._answers = Replay(answers())
             self.samples = sum(1 for _ in self._answers())
         task.close()
+        self.digest = digest.hexdigest()
         self._is_alone = judges(0)
         # The best that there is: the answers of the original, in the order of the runs.
         self._best = QualityMeter(metric)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from graphopt.quality import Quality
@@ -69,6 +70,7 @@ def _candidate(found: Evaluation, original_ms: float | None) -> Candidate:
         found.size_bytes,
         latency_ms,
         1 / speed.ratio if speed else None,
+        found.is_partial,
     )
 
 
@@ -104,16 +106,16 @@ def _why_it_stays(
         for found in outcome.evaluations
         if found.choice.scheme == scheme and set(found.choice.kept) <= kept - {name}
     ]
-    if any(found.proven >= target for found in with_it):
+    if good := [found for found in with_it if found.proven >= target]:
+        if not outcome.is_complete and all(found.speed is None for found in good):
+            return "the target holds with it in integer: how fast that is was not measured"
         return "the target holds with it in integer, but it is no faster"
     alone = [found for found in with_it if len(found.choice.kept) == len(kept) - 1]
     if not alone and not outcome.is_complete:
         return f"not tried by itself in integer before the end; it keeps {decibels:.1f} dB"
     reason = f"in integer the target is missed: its product keeps {decibels:.1f} dB"
     for found in alone:
-        reason += f", {metric} would be {found.quality:.5f}"
-        if found.proven != found.quality:
-            reason += f" (shown: {found.proven:.5f})"
+        reason += f", {metric} would be {_figure(found)}"
     return reason
 
 
@@ -122,10 +124,13 @@ def _why_all_stay(outcome: Outcome, target: float) -> str:
     if not full:
         return "no operator was tried" if not outcome.is_complete else "none can be integer"
     nearest = max(full, key=lambda e: e.proven)
-    if nearest.speed is not None and nearest.proven >= target:
+    if nearest.proven == -math.inf:
+        return "in integer it does not run, or its outputs are not finite or of another shape"
+    if nearest.proven >= target:
+        if nearest.speed is None:
+            return "the target holds with all in integer: how fast that is was not measured"
         return f"integers are not faster here: {1 / nearest.speed.ratio:.2f}x"
-    shown = f" (shown: {nearest.proven:.5f})" if nearest.proven != nearest.quality else ""
-    reason = f"the quality would be {nearest.quality:.5f}{shown}, below {target:g}"
+    reason = f"the quality would be {_figure(nearest)}, below {target:g}"
     enough = [
         (1 / found.speed.ratio, len(found.choice.kept))
         for found in outcome.evaluations
@@ -135,3 +140,10 @@ def _why_all_stay(outcome: Outcome, target: float) -> str:
         speedup, count = max(enough)
         reason += f"; with {count} operators in float it holds, at {speedup:.2f}x"
     return reason
+
+
+def _figure(found: Evaluation) -> str:
+    if found.is_partial:
+        return f"{found.quality:.5f} on the samples before it was given up"
+    shown = f" (shown: {found.proven:.5f})" if found.proven != found.quality else ""
+    return f"{found.quality:.5f}{shown}"

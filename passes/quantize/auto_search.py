@@ -51,7 +51,8 @@ class Search:
     """The search.
 
     Args:
-        operators: Scheme -> the operators that can be integer in it.
+        operators: Scheme -> the operators that can be integer in it; one without any is not
+            tried, since a gain of it would be noise.
         target: What is to be kept of the original's quality.
         measure: Builds and measures.
         original: What is known of the original.
@@ -70,7 +71,7 @@ class Search:
         faster_than: float = 0.97,
         progress: Progress | None = None,
     ) -> None:
-        self._operators = {scheme: tuple(names) for scheme, names in operators.items()}
+        self._operators = {s: tuple(names) for s, names in operators.items() if names}
         self._target = target
         self._measure = measure
         self._go_on = go_on

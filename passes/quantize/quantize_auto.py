@@ -4,7 +4,7 @@ Before -> after: as ``smooth-quant``, ``gptq`` and ``quantize-static`` or ``quan
 for the operators chosen; nothing, where no choice is faster than the original.
 
 The choice is made by running the model, not by a model of it: quality on samples that ranges
-were not taken from (every second one), latency next to the original's in onnxruntime. What
+were not taken from (one of every two), latency next to the original's in onnxruntime. What
 the target is held against is not the figure but the bound that the number of these samples
 shows with 95 % confidence (``graphopt.quality``). Ranges come by the method that, with all
 in integer, does the least to the outputs. Where not
@@ -122,7 +122,8 @@ class QuantizeAuto(Pass):
             repr(
                 (
                     fingerprint(model),
-                    samples.describe(),
+                    judge.digest,
+                    runtime.version,
                     name,
                     "" if isinstance(metric, str) else metric.version(),
                     target,

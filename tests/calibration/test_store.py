@@ -13,8 +13,16 @@ from test_statistics import facts, statistics_of
 from graphopt.calibration.qparams import IntType
 from graphopt.calibration.ranges import choose_range
 from graphopt.calibration.statistics import TensorStatistics
-from graphopt.calibration.store import fingerprint, load_statistics, save_statistics
+from graphopt.calibration.store import (
+    collect_saved,
+    digest_of,
+    fingerprint,
+    load_statistics,
+    save_statistics,
+)
 from graphopt.errors import OutputError, SamplesError
+from graphopt.passbase import Context
+from graphopt.samples import Samples
 
 MODEL = """g (float[n,2] x) => (float[n,2] z)
     <float[2,2] W = {1, 2, 3, 4}> { y = MatMul(x, W) z = Softmax<axis=1>(y) }"""
@@ -144,3 +152,35 @@ BODY = """g (float[n,2] x) => (float[n,2] y, float[n,2] z)
 def test_fingerprint_tells_constants_and_outputs_apart(old: str, new: str) -> None:
     other = graphs.load(BODY.replace(old, new))
     assert fingerprint(other) != fingerprint(graphs.load(BODY))
+
+
+def test_statistics_of_other_samples_of_the_same_number_are_refused(
+    context: Context, tmp_path: pathlib.Path
+) -> None:
+    """They may come from the same path, or from a reader of the same class."""
+    path = tmp_path / "statistics.npz"
+    model = graphs.load(MODEL)
+    for factor in (1.0, 1.0, 2.0):
+        samples = Samples.from_feeds([{"x": np.full((1, 2), factor, np.float32)}] * 4)
+        if factor == 2.0:
+            with pytest.raises(SamplesError, match="of other samples"):
+                collect_saved(path, model, ["y"], samples, context)
+        else:
+            assert collect_saved(path, model, ["y"], samples, context)["y"].high == 6
+
+
+def test_digest_of_feeds_tells_numbers_types_shapes_and_order() -> None:
+    feeds = [
+        {"x": np.zeros(4, np.float32)},
+        {"x": np.zeros((2, 2), np.float32)},
+        {"x": np.zeros(2, np.float64)},
+        {"y": np.zeros(4, np.float32)},
+        {"x": np.array([0, 0, 0, -0.0], np.float32)},
+        {"x": np.array(["a", "b"], object)},
+        {"x": np.array(["a", "c"], object)},
+        {"x": [[0.0, 0.0], [1.0, 1.0]]},
+    ]
+    digests = {digest_of([feed]) for feed in feeds}
+    assert len(digests) == len(feeds)
+    assert digest_of(feeds) != digest_of(feeds[::-1])
+    assert digest_of(feeds) == digest_of([dict(feed) for feed in feeds])

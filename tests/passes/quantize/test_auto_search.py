@@ -117,6 +117,15 @@ def test_gain_within_the_noise_of_the_clock_is_none() -> None:
     assert search(Model([0.0] * 16, saves=0.001), 0.9).best.choice == Choice()
 
 
+def test_scheme_without_operators_is_not_tried() -> None:
+    """It is the original: that it seems 5 % faster is noise."""
+    model = Model(FALLING)
+    outcome = Search({"static": (), "dynamic": ()}, 0.5, model, ORIGINAL).run()
+    assert model.asked == model.timed == []
+    assert outcome.best == ORIGINAL
+    assert outcome.is_complete
+
+
 def test_faster_scheme_wins() -> None:
     class Two(Model):
         def speeds(self, choices: Sequence[Choice]) -> list[Speed]:

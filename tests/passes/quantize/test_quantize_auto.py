@@ -9,6 +9,7 @@ import onnx_ir as ir
 import pytest
 from graphopt.passes.quantize.auto_bench import AutoBench
 from graphopt.passes.quantize.auto_choice import Choice, Evaluation, Speed
+from graphopt.passes.quantize.auto_held_out import HeldOut
 from graphopt.passes.quantize.quantize_auto import QuantizeAuto
 from quantized import array_of, load_with_weights, set_array
 
@@ -85,7 +86,7 @@ def test_harmful_operator_stays_in_float_with_its_reason(
 def test_result_has_the_quality_that_was_measured(context: Context) -> None:
     model, original = network(), network()
     result = choose(model, context, target=0.995, recover=True)
-    held_out = feeds()[1::2]
+    held_out = [feed for index, feed in enumerate(feeds()) if index.bit_count() % 2]
     pairs = [(graphs.run(original, f)[0], graphs.run(model, f)[0]) for f in held_out]
     real, found = (np.concatenate(arrays).ravel() for arrays in zip(*pairs, strict=True))
     cosine = real @ found / np.linalg.norm(real) / np.linalg.norm(found)
@@ -242,6 +243,74 @@ def test_journal_of_other_ranges_is_refused(
     )
     with pytest.raises(PipelineError, match="of another model"):
         choose(network(), context, journal=journal)
+
+
+@pytest.mark.usefixtures("twice_as_fast")
+def test_journal_of_other_samples_of_the_same_number_is_refused(
+    context: Context, tmp_path: pathlib.Path
+) -> None:
+    journal = str(tmp_path / "journal.json")
+    choose(network(), context, journal=journal)
+    context.samples = Samples.from_feeds([{"x": feed["x"] + 1} for feed in feeds()])
+    with pytest.raises(PipelineError, match="other samples"):
+        graphs.apply(network(), QuantizeAuto(recover=False, journal=journal), context)
+
+
+@pytest.mark.usefixtures("twice_as_fast")
+def test_journal_of_another_original_is_refused(
+    context: Context, tmp_path: pathlib.Path
+) -> None:
+    """The model is the same, what its quality is a share of is not."""
+    journal = str(tmp_path / "journal.json")
+    choose(network(), context, journal=journal)
+    context.original = load_with_weights(MLP, *"ABC")
+    with pytest.raises(PipelineError, match="of another model"):
+        choose(network(), context, journal=journal)
+
+
+def test_samples_that_alternate_are_in_both_parts() -> None:
+    halves = HeldOut(Samples.from_feeds([{"x": np.full(1, i % 2)} for i in range(32)]))
+    calibrating = [float(feed["x"][0]) for feed in halves.calibration.feeds()]
+    assert calibrating.count(0) == calibrating.count(1) == 8
+    assert [halves.judges(2 * i) + halves.judges(2 * i + 1) for i in range(16)] == [1] * 16
+    assert [halves.calibrating(total) for total in (1, 2, 3, 4)] == [1, 1, 1, 2]
+
+
+@pytest.mark.usefixtures("only_two_is_hard")
+def test_reason_of_what_was_not_timed_before_the_end(
+    context: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def speeds(self: AutoBench, choices: list[Choice]) -> list[Speed]:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(AutoBench, "speeds", speeds)
+    choose(network(), context, target=0.85, schemes=("static",))
+    assert set(reasons_of(context).values()) == {
+        "the target holds with all in integer: how fast that is was not measured"
+    }
+
+
+def test_reason_of_what_does_not_run(
+    context: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        AutoBench, "quality", lambda self, choice: Evaluation(choice, -np.inf, -np.inf, 1)
+    )
+    monkeypatch.setattr(AutoBench, "harm", lambda self, scheme, name: 1.0)
+    monkeypatch.setattr(AutoBench, "speeds", lambda self, choices: [])
+    choose(network(), context, schemes=("static",))
+    (reason,) = set(reasons_of(context).values())
+    assert reason.startswith("in integer it does not run")
+
+
+@pytest.mark.usefixtures("twice_as_fast")
+def test_figure_of_a_choice_that_was_given_up_says_so(context: Context) -> None:
+    result = choose(network(), context, target=0.99999, schemes=("static",))
+    partial = [found for found in result.details["candidates"] if found["is_partial"]]
+    assert partial
+    assert not any(found["speedup"] for found in partial)
+    full = [f for f in result.details["candidates"] if not f["kept"]]
+    assert not any(found["is_partial"] for found in full)
 
 
 @pytest.mark.usefixtures("twice_as_fast")
