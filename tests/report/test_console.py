@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import pathlib
 
@@ -13,7 +14,7 @@ from small_network import NETWORK
 import graphopt
 from graphopt import pipeline
 from graphopt.api import Result
-from graphopt.report.console import pass_label, step_table
+from graphopt.report.console import comparison_table, pass_label, step_table
 from graphopt.report.progress import PassBar, progress
 from graphopt.report.search import Candidate, Precision, SearchReport, precision_table
 
@@ -60,6 +61,24 @@ def test_many_fates_are_cut_off() -> None:
 
     assert [row[0] for row in rows(table)] == ["MatMul", "MatMul", "…"]
     assert rows(table)[-1][-1] == "7 more rows: see --json"
+
+
+def test_an_error_is_seen_beside_the_largest_value(result: Result) -> None:
+    level = result.comparison.levels[-1]
+    output = level.outputs[0]
+    one = dataclasses.replace(output.difference, max_abs=0.5, max_rel=7e5, magnitude=20.0)
+    outputs = tuple(
+        dataclasses.replace(output, difference=difference)
+        for difference in (one, dataclasses.replace(one, magnitude=0.0))
+    )
+    shown = dataclasses.replace(
+        result.comparison, levels=(dataclasses.replace(level, outputs=outputs),)
+    )
+
+    assert [row[1:4] for row in rows(comparison_table(shown))] == [
+        ["0.5", "0.025", "7e+05"],
+        ["0.5", "-", "7e+05"],
+    ]
 
 
 def test_passes_driven_together_are_counted(result: Result) -> None:

@@ -220,3 +220,50 @@ def test_what_has_no_numbers_has_no_distribution() -> None:
     assert bins_of_tensor(ir.tensor(np.array([], np.float32))) is None
     assert bins_of_tensor(ir.tensor(np.array([np.nan], np.float32))) is None
     assert bins_of_tensor(ir.StringTensor([b"a"], shape=ir.Shape([1]))) is None
+
+
+def test_a_layer_has_its_reason_under_whatever_name_it_was_given() -> None:
+    done = optimized(ir.to_proto(network(NETWORK)), "default,quantize-dynamic")
+
+    rows = {row.weight: row for row in collect(done, None, "").layers}
+
+    reason = "quantize-dynamic: ConvInteger is slower than float convolution on onnxruntime"
+    assert rows["w1"].rewrites, "it was fused, and has a new name"
+    assert [rows[name].reason for name in ("w1", "w2")] == [reason, reason]
+
+
+def test_what_was_cut_was_not_left_alone() -> None:
+    done = optimized(ir.to_proto(network(NETWORK)), "prune-channels{ratio=0.5,recovery=none}")
+
+    rows = {row.weight: row for row in collect(done, None, "").layers}
+
+    assert (rows["w1"].kept, rows["w1"].reason) == (8, "")
+    assert rows["w3"].kept == rows["w3"].channels == 10
+    assert rows["w3"].reason == "prune-channels: frozen by graph output 'y'"
+
+
+def test_without_a_target_nothing_has_passed_and_without_times_there_is_no_column(
+    page, write
+) -> None:
+    page.open(write(optimized(ir.to_proto(network(NETWORK)), "quantize-dynamic")))
+
+    assert page.texts("#answers tbody td:last-child") == ["not judged"]
+    columns = ["Pass", "Rewrites", "Nodes", "Weights", "What it did"]
+    assert page.texts("#passes thead th") == columns
+    assert {len(columns)} == set(
+        page.run(
+            "return [...document.querySelectorAll('#passes tr')].map(r => r.cells.length)"
+        )
+    )
+
+
+def test_no_two_ticks_of_the_waterfall_say_the_same(page, write) -> None:
+    done = optimized(ir.to_proto(network(NETWORK)), "default,quantize-dynamic")
+    steps = [dataclasses.replace(one, weight_bytes=10_850_000) for one in done.measurements]
+    last = dataclasses.replace(steps[-1], weight_bytes=7_700_000)
+
+    page.open(write(dataclasses.replace(done, measurements=(*steps[:-1], last))))
+
+    ticks = page.texts("#waterfall g[aria-label='x-axis tick label'] text")
+    assert len(ticks) > 3
+    assert len(set(ticks)) == len(ticks), ticks

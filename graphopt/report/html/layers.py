@@ -62,7 +62,7 @@ def layer_rows(
     main = [layer for place, layer in layers if not place]
     measured, seen = _measure(result, main, shape_of[0], runtime, progress)
     follower = Follower(result.ledger, result.model)
-    reasons, searched = _reasons(result), _searched(result)
+    reasons, frozen, searched = _reasons(result), _frozen(result), _searched(result)
     rows = []
     for place, layer in layers:
         output, weight = layer.node.outputs[0].name or "", layer.weight.name or ""
@@ -89,7 +89,7 @@ def layer_rows(
                 macs_after=None if node is None else macs_of(node, {}, shape_of[1]),
                 size_bytes=layer.tensor.nbytes,
                 size_after=0 if new is None else new.nbytes,
-                reason=next(filter(None, map(reasons.get, (layer.label, output, weight))), ""),
+                reason=_reason(reasons, frozen, layer, after),
                 rewrites=touches.numbers([layer.node.name or "", output, weight]),
                 weights=bins_of_tensor(layer.tensor),
                 weights_after=None if new is None or same else bins_of_tensor(new),
@@ -197,16 +197,42 @@ def _reasons(result: Result) -> Mapping[str, str]:
             text = f"{skip.pass_name}: {skip.reason}"
             earlier = reasons.get(skip.anchor)
             reasons[skip.anchor] = f"{earlier}; {text}" if earlier else text
+    for name, found in _searched(result).items():
+        if found.precision == "float" and found.reason:
+            reasons[name] = found.reason
+    return reasons
+
+
+def _frozen(result: Result) -> Mapping[str, str]:
+    """Return name of a weight -> why a plan left channels alone that it has part in."""
+    frozen: dict[str, str] = {}
     for step in result.steps:
         plan = step.result.details.get("plan")
         groups = plan.get("groups", ()) if isinstance(plan, Mapping) else ()
         for group in groups:
             for weight in group.get("weights", ()) if group.get("reason") else ():
-                reasons.setdefault(str(weight), f"{step.pass_.name}: {group['reason']}")
-    for name, found in _searched(result).items():
-        if found.precision == "float" and found.reason:
-            reasons[name] = found.reason
-    return reasons
+                text = f"{step.pass_.name}: frozen by {group['reason']}"
+                frozen.setdefault(str(weight), text)
+    return frozen
+
+
+def _reason(
+    reasons: Mapping[str, str],
+    frozen: Mapping[str, str],
+    layer: Weighted,
+    after: Weighted | None,
+) -> str:
+    """Return why ``layer`` was left as it was, under its name or that which it has now."""
+    forms = [layer] if after is None else [layer, after]
+    # A weight may be in two groups: where its own channels were cut, it was not left alone.
+    if after is None or after.channels == layer.channels:
+        reasons = {**frozen, **reasons}
+    names = [
+        name
+        for form in forms
+        for name in (form.label, form.node.outputs[0].name or "", form.weight.name or "")
+    ]
+    return next(filter(None, map(reasons.get, names)), "")
 
 
 def _searched(result: Result) -> dict[str, Precision]:

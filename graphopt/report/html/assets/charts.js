@@ -36,10 +36,10 @@ function waterfallBars(start, steps, name) {
   return { bars, same };
 }
 
-/** Return how to write sizes that differ by less than `span`: in the unit of `most`. */
-function byteTicks(span, most) {
+/** Return how to write sizes that are `step` apart: in the unit of `most`. */
+function byteTicks(step, most) {
   const unit = Math.min(3, Math.max(0, Math.floor(Math.log10(most || 1) / 3)));
-  const digits = Math.max(0, Math.min(6, Math.ceil(-Math.log10((span || 1) / 4 / 1000 ** unit))));
+  const digits = Math.max(0, Math.min(6, Math.ceil(-Math.log10((step || 1) / 1000 ** unit))));
   return (bytes) => `${(bytes / 1000 ** unit).toFixed(digits)} ${["B", "kB", "MB", "GB"][unit]}`;
 }
 
@@ -54,7 +54,8 @@ function waterfall(place, start, steps, name, width) {
   const margin = Math.round(Math.min(230, width * 0.34));
   const room = Math.max(8, Math.floor(margin / 7.2));
   const keys = bars.map((_, index) => index);
-  const tick = name === "size" ? byteTicks(most - left, most) : metric.text;
+  const ticks = Math.max(2, Math.floor(width / 160));
+  const tick = name === "size" ? byteTicks(d3.tickStep(left, most, ticks), most) : metric.text;
   const colour = (bar) => bar.total ? "var(--was)" : bar.to < bar.from ? "var(--good)" : "var(--bad)";
   const amount = (bar) => bar.total ? metric.text(bar.to)
     : `${bar.to > bar.from ? "+" : ""}${metric.text(bar.to - bar.from)}`;
@@ -63,7 +64,7 @@ function waterfall(place, start, steps, name, width) {
     width: width - 2, height: 36 + 27 * bars.length, marginLeft: margin, marginRight: right, marginTop: 4,
     style: { background: "none", fontSize: "12px" },
     ariaLabel: `${metric.label} after each pass: ${bars.map((bar) => `${short(bar.label, 60)} ${amount(bar)}`).join("; ")}`,
-    x: { domain: [left, most * (cut ? 1 : 1.0001)], label: null, ticks: Math.max(2, Math.floor(width / 160)), tickFormat: tick, grid: true },
+    x: { domain: [left, most * (cut ? 1 : 1.0001)], label: null, ticks, tickFormat: tick, grid: true },
     y: { domain: keys, label: null, tickSize: 0, tickFormat: (key) => short(bars[key].label, room) },
     marks: [
       Plot.barX(keys, {

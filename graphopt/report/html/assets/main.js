@@ -59,7 +59,7 @@
       { label: "Operator", value: (row) => row.op_type, filter: true },
       { label: "Precision", value: (row) => row.precision || "gone", filter: true },
       { label: "Error", value: (row) => row.error_db, text: (row) => decibelText(row.error_db), number: true },
-      { label: "Adds", value: (row) => row.added, text: (row) => (row.added ? `${Number((100 * row.added).toPrecision(2))} %` : row.added === null ? "–" : "0"), number: true },
+      { label: "Adds", value: (row) => row.added, text: (row) => addedText(row.added), number: true },
       ...(searched ? [{ label: "Alone", value: (row) => row.sensitivity_db, text: (row) => decibelText(row.sensitivity_db), number: true }] : []),
       { label: "Channels", value: (row) => (row.kept === null || row.channels === null ? 1 : row.kept / row.channels), text: (row) => percent(row.kept, row.channels), number: true },
       { label: "MACs", value: (row) => row.macs, text: (row) => (row.macs_after === null || row.macs_after === row.macs ? countText(row.macs) : `${countText(row.macs)} → ${countText(row.macs_after)}`), number: true },
@@ -72,6 +72,12 @@
     table.chosen = worst;
     table.draw();
     layerDetails(worst);
+  }
+
+  function addedText(share) {
+    if (share === null) return "–";
+    if (share === 0) return "0";
+    return share < 1e-6 ? "< 0.0001 %" : `${Number((100 * share).toPrecision(2))} %`;
   }
 
   /** The name, and below it why the layer was left as it was. */
