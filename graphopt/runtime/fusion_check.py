@@ -1,9 +1,10 @@
 """Looks at what onnxruntime made of a quantized model: does it run on integers as planned?
 
 A float operator that is fed by a DequantizeLinear is one of two things. Where onnxruntime has
-an integer kernel for it and Q and DQ stand all around it, it is *stranded*: they did not have
+an integer kernel for it, and Q and DQ stand all around it, it is *stranded*: they did not have
 the form that gets fused, and cost time for nothing. Otherwise it is a *boundary*: the integers
-have to end somewhere.
+have to end somewhere. An operator whose kernel asks for certain attributes counts as one, too:
+the optimized graph is told without them.
 """
 
 from __future__ import annotations
@@ -12,12 +13,13 @@ import dataclasses
 from collections import Counter
 from collections.abc import Iterable
 
-from graphopt.runtime.fusion_knowledge import kernels
+from graphopt.runtime.fusion_knowledge import Inputs, Kernel, kernels
 from graphopt.runtime.optimized import OptimizedNode
 
 __all__ = ["FusionReport", "check_fusion"]
 
 _MS = "com.microsoft"
+_ONNX = ("", "ai.onnx")
 _INTEGER = {
     "DynamicQuantizeMatMul",
     "GatherBlockQuantized",
@@ -92,25 +94,43 @@ def check_fusion(nodes: Iterable[OptimizedNode], version: str = "") -> FusionRep
     unfused: list[tuple[str, str]] = []
     for node in nodes:
         label = (node.op_type, node.name)
-        fed = [name in dequantized for name in node.inputs if name]
         if _is_integer(node):
             integer[node.op_type] += 1
-        elif node.op_type in _DYNAMIC_PARTS:
+        elif node.op_type in _DYNAMIC_PARTS and node.domain in _ONNX:
             unfused.append(label)
-        elif any(fed) and node.op_type != "QuantizeLinear":
-            kernel = known.get(_FUSED.get(node.op_type, node.op_type))
-            if kernel is None:
-                meant = False
-            elif kernel.has_weights:
-                # Activation and weight, or a weight that is made float in every run.
-                meant = sum(fed) > 1 or not fed[0]
-            else:
-                meant = all(fed) and quantized.issuperset(node.outputs)
+        elif node.op_type != "QuantizeLinear" and dequantized.intersection(node.inputs):
+            kernel = known.get(_standard(node))
+            meant = kernel is not None and _is_meant(node, kernel, dequantized, quantized)
             (stranded if meant else boundaries).append(label)
     return FusionReport(dict(integer), tuple(stranded), tuple(boundaries), tuple(unfused))
+
+
+def _is_meant(
+    node: OptimizedNode, kernel: Kernel, dequantized: set[str], quantized: set[str]
+) -> bool:
+    """Whether Q and DQ stand around a float operator as if it were to run on integers."""
+    fed = [name in dequantized for name in node.inputs if name]
+    if kernel.has_weights:
+        # Activation and weight, or a weight that is made float in every run.
+        return sum(fed) > 1 or not fed[0]
+    if kernel.requires:
+        return False
+    activations = {
+        Inputs.FIRST: fed[:1],
+        Inputs.ALL: fed,
+        Inputs.BRANCHES: fed[1:],
+    }[kernel.inputs]
+    return all(activations) and quantized.issuperset(filter(None, node.outputs))
+
+
+def _standard(node: OptimizedNode) -> str:
+    """Return the operator of the standard that it is or was; empty: none."""
+    if node.domain == _MS:
+        return _FUSED.get(node.op_type, "")
+    return node.op_type if node.domain in _ONNX else ""
 
 
 def _is_integer(node: OptimizedNode) -> bool:
     if node.op_type in _INTEGER and node.domain == _MS:
         return True
-    return node.op_type.startswith("QLinear") and node.domain in ("", "ai.onnx", _MS)
+    return node.op_type.startswith("QLinear") and node.domain in (*_ONNX, _MS)

@@ -22,6 +22,8 @@ __all__ = ["BIAS_LIMIT", "QdqConstants"]
 
 BIAS_LIMIT = 2.0**30
 """Largest integer that a bias may become: half of int32 is left to what is added to it."""
+_SMALLEST_SCALE = 1e-37
+"""Of a bias: of the product of two tiny scales float32 would hold nothing, or a few bits."""
 
 
 class QdqConstants:
@@ -61,7 +63,9 @@ class QdqConstants:
     ) -> ir.Value:
         """Insert a DQ of the integers of a constant in front of ``node``."""
         scales = qparams.scale.tobytes()
-        key = ("int8", layout, qparams.axis, scales, qparams.zero_point.tobytes())
+        # int8 for a weight, uint8 for an operand that is never negative: a 0 of either.
+        zero_key = (qparams.zero_point.dtype.name, qparams.zero_point.tobytes())
+        key = ("integers", layout, qparams.axis, scales, *zero_key)
         make = self._store.constant
         quantized = make(
             edit, value, key, f"{value.name}_quantized", lambda: qparams.quantize(data())
@@ -72,7 +76,7 @@ class QdqConstants:
         zero = make(
             edit,
             value,
-            ("zero", qparams.zero_point.tobytes()),
+            ("zero", *zero_key),
             f"{value.name}_zero_point",
             lambda: qparams.zero_point,
         )
@@ -134,7 +138,8 @@ class QdqConstants:
         data = finite_array(value).astype(np.float32).reshape(-1)
         # Where the weights are tiny next to the bias, they get a coarser scale: the integers
         # of the bias would not fit into 32 bits, and the weights hardly matter.
-        needed = np.abs(data) / (float(x_scale) * alpha * BIAS_LIMIT)
+        least = np.maximum(np.abs(data).astype(np.float64) / BIAS_LIMIT, _SMALLEST_SCALE)
+        needed = least / (float(x_scale) * alpha)
         if qparams.scale.ndim == 0:
             needed = needed.max(initial=0.0)
         scale = np.asarray(np.maximum(qparams.scale, needed), np.float32)

@@ -104,6 +104,42 @@ def test_operator_without_an_integer_kernel_is_a_boundary(
     assert len(report.boundaries) == 1
 
 
+def around(*ops: OptimizedNode) -> FusionReport:
+    """Return the report of operators whose inputs x, w are dequantized, outputs quantized."""
+    dq = [OptimizedNode("DequantizeLinear", "", n, (f"{n}_q", "s", "z"), (n,)) for n in "xw"]
+    q = [
+        OptimizedNode("QuantizeLinear", "", f"q_{output}", (output, "s", "z"), (f"{output}q",))
+        for op in ops
+        for output in op.outputs
+        if output
+    ]
+    return check_fusion([*dq, *ops, *q])
+
+
+@pytest.mark.parametrize(
+    "inputs",
+    [("Reshape", ("x", "shape")), ("Where", ("condition", "x", "w")), ("Concat", ("x", "w"))],
+)
+def test_only_activations_need_a_dq_to_be_meant_for_integers(inputs) -> None:
+    op_type, names = inputs
+    report = around(OptimizedNode(op_type, "", "n", names, ("y",)))
+    assert report.stranded == ((op_type, "n"),)
+
+
+def test_output_that_is_left_out_needs_no_q() -> None:
+    report = around(OptimizedNode("MaxPool", "", "n", ("x",), ("y", "")))
+    assert report.stranded == (("MaxPool", "n"),)
+
+
+@pytest.mark.parametrize(
+    ("op_type", "domain"), [("Conv", "my.domain"), ("Conv", "com.microsoft"), ("Resize", "")]
+)
+def test_what_may_have_no_integer_kernel_is_a_boundary(op_type: str, domain: str) -> None:
+    report = around(OptimizedNode(op_type, domain, "n", ("x", "w"), ("y",)))
+    assert report.is_clean
+    assert report.boundaries == ((op_type, "n"),)
+
+
 def test_report_counts_and_names() -> None:
     nodes = [
         OptimizedNode("DequantizeLinear", "", "d", ("q", "s", "z"), ("x",)),

@@ -466,6 +466,40 @@ def test_bias_that_does_not_fit_into_32_bits_makes_the_weight_coarser(
     np.testing.assert_allclose(found[:, 2], original[:, 2], rtol=0.005)
 
 
+def test_bias_scale_that_float32_does_not_hold_makes_the_weight_coarser(
+    context: Context,
+) -> None:
+    """The product of both scales would be 0, and the bias a division by it."""
+    model = graphs.load(
+        """g (float[N,2] x) => (float[N,2] y)
+        <float[2,2] W = {1.0, 2.0, 3.0, 4.0}, float[2] B = {0.0, 1.0}> { y = Gemm(x, W, B) }"""
+    )
+    set_array(model, "W", array_of(model, "W") * np.float32(1e-20))
+    quantize(model, context, feeds=[{"x": np.full((1, 2), 1e-30, np.float32)}])
+    assert np.abs(array_of(model, "B_quantized").astype(np.int64)).max() <= 2**30
+    assert array_of(model, "B_scale").min() > np.finfo(np.float32).tiny
+    found = run_optimized(model, {"x": np.full((1, 2), 1e-30, np.float32)})[0]
+    np.testing.assert_allclose(found, [[0, 1]], rtol=1e-6)
+
+
+def test_constant_that_is_a_weight_and_an_operand_has_a_zero_point_of_each_type(
+    context: Context,
+) -> None:
+    """As a weight it is int8, as an operand without negative numbers uint8; 0 is 0 in both."""
+    model = load_with_weights(
+        """g (float[4,4] x, float[4,4] W) => (float[4,4] z)
+        { y = MatMul(x, W) a = Add(y, W) z = MatMul(a, W) }""",
+        "W",
+    )
+    set_array(model, "W", np.abs(array_of(model, "W")))
+    feed = {"x": np.random.default_rng(0).random((4, 4), np.float32)}
+    original = graphs.run(model, feed)[0]
+    quantize(model, context, QuantizeStatic(per_channel=False), feeds=[feed])
+    kinds = {array_of(model, f"W_zero_point{end}").dtype for end in ("", "_g1")}
+    assert kinds == {np.dtype(np.int8), np.dtype(np.uint8)}
+    assert signal_to_noise_db(run_optimized(model, feed)[0], original) > 35
+
+
 def two_layers() -> ir.Model:
     model = load_with_weights(MLP, *"ABCD")
     array = array_of(model, "A").copy()
