@@ -202,10 +202,62 @@ def test_the_fillings_of_a_mask_do_not_hide_a_wrong_score(fill):
     for figure in ("needed", "cosine", "cosine_min", "sqnr_db", "magnitude"):
         assert getattr(measure(wrong), figure) == getattr(measure(plain), figure)
     assert measure(wrong).needed > 1e3
-    # What is not the same is no filling, and what is smaller neither.
-    assert measure((f32(1, 2, fill), f32(2, 1, fill * 0.99))).magnitude == f32(-fill)
+    # What is not the same is no filling, nor what is smaller, nor what is an integer.
+    assert measure((f32(1, 2, -fill), f32(2, 1, -fill * 0.99))).magnitude == f32(-fill)
     assert measure((f32(1, 9999), f32(2, 9999))).magnitude == 9999
     assert measure((np.array([1, 20_000]), np.array([2, 20_000]))).magnitude == 20_000
+
+
+@pytest.mark.parametrize(
+    ("masked", "there"),
+    [
+        ((-1e4 + 3, -1e4 - 2.5), (-1e4 + 3.001, -1e4 - 2.502)),  # added to the scores
+        ((-2e4, -1e4 + 1), (-2e4, -1e4 + 1.001)),  # two masks, and one
+        ((-3.4028e38, -3.4e38), (-3.4028234e38, -3.4e38)),  # a rewrite has changed the bits
+        ((-1e9 - 64, -1e9), (-1e9, -1e9)),
+        ((-65504, -65504 + 4), (-65504, -65504)),
+    ],
+)
+@pytest.mark.parametrize("scores", [(0.5, -2, 0.01), (300, -470, 20), (1e-3, 0, 1e-4)])
+def test_a_mask_that_was_added_to_the_scores_does_not_hide_a_wrong_one(masked, there, scores):
+    reference, other = f32(*scores, *masked), f32(*scores, *there)
+    assert measure((reference, other)).needed <= 1
+    plain = measure((f32(*scores), f32(*scores)))
+    assert measure((reference, other)).magnitude == max(plain.magnitude, 1)
+    other[2] += np.float32(max(abs(score) for score in scores)) / 50
+    alone = measure((reference[:3], other[:3]))
+    found = measure((reference, other))
+    assert found.needed > 1
+    assert found.cosine == pytest.approx(alone.cosine, abs=1e-9)
+    assert found.sqnr_db == pytest.approx(alone.sqnr_db)
+
+
+@pytest.mark.parametrize(
+    ("reference", "other"),
+    [
+        ((0, 0.5, 20_000, 15_000.5), (1e-3, 0.5, 20_001, 15_000)),  # coordinates
+        ((-20_000, -6_000, -2_000), (-20_001, -6_000, -2_001)),  # no gap
+        ((-20_000.5, 600, 1), (-20_000, 600, 1)),  # a gap of 33, and one of 8
+        ((-5_000, 620, 1), (-5_001, 621, 1)),
+        ((-4_900, 1), (-4_901, 1)),
+        ((-20_000,), (-20_001,)),  # there is nothing that it could mask
+        ((-30_000, 20_000), (-30_001, 20_001)),
+    ],
+)
+def test_large_numbers_are_no_mask(reference, other):
+    found = measure((f32(*reference), f32(*other)))
+    gap = 600 in reference
+    assert found.magnitude == (600 if gap else max(abs(value) for value in reference))
+
+
+def test_a_mask_that_is_lost_is_told():
+    found = measure((f32(1, 2, -1e4 + 1), f32(1, 2, -50)))
+    assert found.magnitude == 2
+    assert found.needed > 9_000
+    assert found.sqnr_db < 1
+    found = measure((f32(1, 2, -50), f32(1, 2, -1e4)))
+    assert found.needed > 9_000
+    assert found.sqnr_db < 1
 
 
 def test_all_fillings_are_equal():
