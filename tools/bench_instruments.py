@@ -80,7 +80,8 @@ def main(models: tuple[pathlib.Path, ...], as_json: bool, **given: Any) -> int:
             for one in found
         ],
     )  # fmt: skip
-    click.echo(f"\noff < {MOST_OFF} % and on < {MOST_ON} %: {'met' if met else 'missed'}")
+    script.show()
+    script.show(f"off < {MOST_OFF} % and on < {MOST_ON} %: {'met' if met else 'missed'}")
     return 0 if met else 1
 
 

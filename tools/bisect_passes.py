@@ -37,7 +37,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import pathlib
-import tempfile
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -63,12 +62,12 @@ def main(output: pathlib.Path | None, as_json: bool, **given: Any) -> int:
     from graphopt.debug.blame import blame
     from graphopt.debug.isolated import Isolated
     from graphopt.debug.record import Record
-    from graphopt.model_io.staging import reporting
+    from graphopt.model_io.staging import reporting, scratch_folder
     from graphopt.runtime import Runtime
 
     recipe = script.read_recipe(given)
     with contextlib.ExitStack() as stack:
-        folder = output or pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        folder = output or stack.enter_context(scratch_folder())
         with reporting(folder):
             folder.mkdir(parents=True, exist_ok=True)
         with Runtime(given["timeout"]) as runtime:
@@ -93,15 +92,15 @@ def _report(what: str, verdict: Verdict) -> None:
 
 def _print(found: Blame) -> None:
     if not found.found:
-        click.echo(f"nothing to blame: all {found.rewrites} rewrites together pass the check")
+        script.show(f"nothing to blame: all {found.rewrites} rewrites together pass the check")
         return
     if found.number is None:
-        click.echo(f"{found.pass_text} breaks the model without a numbered rewrite")
+        script.show(f"{found.pass_text} breaks the model without a numbered rewrite")
     else:
         total = f" of {found.rewrites}" if found.rewrites is not None else ""
-        click.echo(f"rewrite {found.number}{total}, by {found.pass_text}, breaks the model")
+        script.show(f"rewrite {found.number}{total}, by {found.pass_text}, breaks the model")
         if found.entry is not None:
-            click.echo(f"  {found.entry.summary()}")
+            script.show(f"  {found.entry.summary()}")
             for sign, nodes in (
                 ("-", found.entry.nodes_removed),
                 ("+", found.entry.nodes_added),
@@ -109,12 +108,12 @@ def _print(found: Blame) -> None:
             ):
                 for node in nodes:
                     call = f"{node.op_type}({', '.join(node.inputs)})"
-                    click.echo(f"  {sign} {', '.join(node.outputs)} = {call}")
-    click.echo(f"  {found.verdict}")
-    click.echo(f"  {found.checks} checks")
+                    script.show(f"  {sign} {', '.join(node.outputs)} = {call}")
+    script.show(f"  {found.verdict}")
+    script.show(f"  {found.checks} checks")
     for label, path in (("last right", found.good), ("first wrong", found.bad)):
         if path is not None:
-            click.echo(f"  the {label} model: {path}")
+            script.show(f"  the {label} model: {path}")
 
 
 def _to_json(found: Blame) -> dict[str, Any]:

@@ -28,7 +28,6 @@ from typing import TYPE_CHECKING
 import click
 
 from graphopt.debug import script
-from graphopt.terminal import harmless
 
 if TYPE_CHECKING:
     from graphopt.debug.lint import Finding
@@ -58,7 +57,7 @@ def main(model: pathlib.Path, no_runtime: bool, timeout: float, as_json: bool) -
         for one in found:
             _print(one)
         warnings = len(found) - errors
-        click.echo(f"{_count(errors, 'error')}, {_count(warnings, 'warning')} in {model}")
+        script.show(f"{_count(errors, 'error')}, {_count(warnings, 'warning')} in {model}")
     return 1 if errors else 0
 
 
@@ -66,7 +65,7 @@ def _print(found: Finding) -> None:
     kind = "error" if found.is_error else "warning"
     where = f" in {found.graph}:" if found.graph else ""
     text = f"{kind} [{found.code}]{where} {found.message} {found.hint}".rstrip()
-    click.echo(harmless(text))
+    script.show(text)
 
 
 def _count(number: int, what: str) -> str:

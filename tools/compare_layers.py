@@ -134,22 +134,22 @@ def _print(
              "range", "there", ""),
             [_row(layer) for layer in shown],
         )  # fmt: skip
-        click.echo()
+        script.show()
     if first is None:
-        click.echo("no tensor is over the threshold")
+        script.show("no tensor is over the threshold")
     else:
-        click.echo(f"first over the threshold: {first.name} ({first.op_type})")
+        script.show(f"first over the threshold: {first.name} ({first.op_type})")
     odd = next((layer for layer in layers if layer.candidate_not_finite), None)
     if odd is not None:
-        click.echo(
+        script.show(
             f"first with NaN or Inf: {odd.name} ({odd.op_type}), "
             f"{odd.candidate_not_finite:,} elements, {odd.not_finite:,} in ORIGINAL"
         )
     for place, layer in enumerate(blamed, 1):
-        click.echo(f"{place}. to blame: {layer.name} ({layer.op_type}), "
+        script.show(f"{place}. to blame: {layer.name} ({layer.op_type}), "
                    f"adds noise of {layer.added_noise:.3g} times its signal")  # fmt: skip
     equal = sum(layer.difference is not None and layer.noise == 0 for layer in layers)
-    click.echo(f"{len(layers)} of {total} tensors compared, {equal} equal")
+    script.show(f"{len(layers)} of {total} tensors compared, {equal} equal")
 
 
 def _row(layer: Layer) -> tuple[Any, ...]:

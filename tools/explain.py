@@ -73,30 +73,30 @@ def _list(read: LedgerFile, *, as_json: bool) -> None:
         return
     for run in read.runs:
         options = "".join(f", {key} {value}" for key, value in run.options.items())
-        click.echo(f"graphopt {run.graphopt}: {run.passes}{options}, up to #{run.last}")
+        script.show(f"graphopt {run.graphopt}: {run.passes}{options}, up to #{run.last}")
     for entry in ledger.applications:
-        click.echo(entry.summary())
+        script.show(entry.summary())
     reasons = collections.Counter(
         (skip.pass_name, skip.rule, skip.op_type, skip.reason) for skip in ledger.skips
     )
     for (pass_name, rule, op_type, reason), count in reasons.most_common():
-        click.echo(f"{pass_name}/{rule} left {count} x {op_type or 'tensor'} alone: {reason}")
+        script.show(f"{pass_name}/{rule} left {count} x {op_type or 'tensor'} alone: {reason}")
 
 
 def _print(found: Explanation) -> None:
-    click.echo(found.name)
+    script.show(found.name)
     if not found.found:
-        click.echo(f"  nothing is known of it. {found.hint}")
+        script.show(f"  nothing is known of it. {found.hint}")
     for entry in found.rewrites:
-        click.echo(f"  {entry.summary()}")
+        script.show(f"  {entry.summary()}")
         for sign, call in _calls(entry):
-            click.echo(f"    {sign} {call}")
+            script.show(f"    {sign} {call}")
     if found.untouched:
-        click.echo("  no rewrite touched it")
+        script.show("  no rewrite touched it")
     if found.became:
-        click.echo(f"  its data is now in {found.became[-1]}")
+        script.show(f"  its data is now in {found.became[-1]}")
     for skip in found.skips:
-        click.echo(f"  {skip.pass_name}/{skip.rule} left {skip.anchor} alone: {skip.reason}")
+        script.show(f"  {skip.pass_name}/{skip.rule} left {skip.anchor} alone: {skip.reason}")
 
 
 def _calls(entry: Application) -> list[tuple[str, str]]:

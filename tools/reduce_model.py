@@ -30,7 +30,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import pathlib
-import tempfile
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -131,13 +130,14 @@ def _hints(
     """Return names near the rewrite to blame, where that is worth looking for."""
     from graphopt.debug import extract
     from graphopt.debug.blame import blame
+    from graphopt.model_io.staging import scratch_folder
 
     if not recipe.passes or extract.count_nodes(case.model) < LARGE:
         return set()
     script.say("looking for the rewrite to blame first")
     check = script.read_check(given, recipe, runtime)
-    with tempfile.TemporaryDirectory(prefix="graphopt-") as folder:
-        found = blame(recipe, check, workplace, pathlib.Path(folder))
+    with scratch_folder() as folder:
+        found = blame(recipe, check, workplace, folder)
     entry = found.entry
     if entry is None:
         return set()
@@ -170,15 +170,15 @@ def _size(case: Case) -> str:
 
 
 def _print(result: dict[str, Any], verdict: Verdict) -> None:
-    click.echo(
+    script.show(
         f"{result['nodes_before']} -> {result['nodes']} nodes, "
         f"{result['weight_bytes_before']:,} -> {result['weight_bytes']:,} bytes of weights, "
         f"in {result['tries']} tries"
     )
-    click.echo(f"  {verdict}")
-    click.echo(f"  model: {result['model']}")
+    script.show(f"  {verdict}")
+    script.show(f"  model: {result['model']}")
     if result["samples"]:
-        click.echo(f"  samples: {result['samples']}")
+        script.show(f"  samples: {result['samples']}")
 
 
 if __name__ == "__main__":

@@ -27,7 +27,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import pathlib
-import tempfile
 from typing import Any
 
 import click
@@ -106,8 +105,8 @@ def _pack(given: dict[str, Any], *, as_json: bool) -> int:
     if as_json:
         script.print_json(result)
     else:
-        click.echo(f"wrote {given['output']}: {size:,} bytes, {result['nodes']} nodes")
-        click.echo(f"  {verdict}")
+        script.show(f"wrote {given['output']}: {size:,} bytes, {result['nodes']} nodes")
+        script.show(f"  {verdict}")
     return 0
 
 
@@ -117,9 +116,10 @@ def _replay(path: pathlib.Path, *, as_json: bool) -> int:
     from graphopt.debug.failure import Failure, judge
     from graphopt.debug.isolated import Isolated
     from graphopt.errors import ExecutionError
+    from graphopt.model_io.staging import scratch_folder
 
     with contextlib.ExitStack() as stack:
-        folder = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        folder = stack.enter_context(scratch_folder())
         bundle = unpack(path, folder)
         workplace = stack.enter_context(Isolated(bundle.timeout, bundle.memory_bytes))
         try:
@@ -144,11 +144,11 @@ def _replay(path: pathlib.Path, *, as_json: bool) -> int:
             }
         )
     else:
-        click.echo("the failure is seen again" if same else "the failure is not seen here")
-        click.echo(f"  then: {bundle.verdict}")
-        click.echo(f"  now:  {verdict}")
+        script.show("the failure is seen again" if same else "the failure is not seen here")
+        script.show(f"  then: {bundle.verdict}")
+        script.show(f"  now:  {verdict}")
         for name, (there, now) in other.items():
-            click.echo(f"  {name}: {there} then, {now} now")
+            script.show(f"  {name}: {there} then, {now} now")
     return 0 if same else 1
 
 

@@ -109,7 +109,7 @@ def _print(
             for one, error in rows
         ],
     )  # fmt: skip
-    click.echo()
+    script.show()
     script.print_table(
         ("rule", "rewrites", "undone", "nodes -", "nodes +", "bytes", "left alone, because"),
         [
@@ -125,7 +125,8 @@ def _print(
             for rule in rules
         ],
     )
-    click.echo(f"\nfiles in {output}")
+    script.show()
+    script.show(f"files in {output}")
 
 
 def _to_json(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import pathlib
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
@@ -15,6 +14,7 @@ import onnx_ir as ir
 
 from graphopt import model_io
 from graphopt.errors import OutputError, SamplesError
+from graphopt.model_io.staging import scratch_folder
 from graphopt.report.summary import files_of
 from graphopt.samples import Samples
 
@@ -32,9 +32,9 @@ def as_file(source: Source) -> Iterator[pathlib.Path]:
     if not isinstance(source, onnx.ModelProto):
         yield pathlib.Path(source)
         return
-    with tempfile.TemporaryDirectory(prefix="graphopt-") as folder:
-        path = pathlib.Path(folder) / "model.onnx"
-        model_io.save(model_io.load(source), path)
+    with scratch_folder() as folder:
+        path = folder / "model.onnx"
+        model_io.save(model_io.load(source), path, durable=False)
         yield path
 
 
@@ -80,6 +80,5 @@ def stage(
     """Yield where the candidate is written: next to the output, or in a temporary folder."""
     with contextlib.ExitStack() as stack:
         if output is None:
-            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="graphopt-"))
-            output = pathlib.Path(folder) / original.name
+            output = stack.enter_context(scratch_folder()) / original.name
         yield stack.enter_context(model_io.staged(output, external_data=external_data))

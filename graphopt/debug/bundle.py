@@ -8,7 +8,6 @@ import importlib.metadata
 import json
 import pathlib
 import platform
-import tempfile
 import zipfile
 from typing import Any
 
@@ -87,8 +86,7 @@ def pack(bundle: Bundle, case: Case, path: pathlib.Path) -> int:
         "versions": bundle.versions,
     }
     with contextlib.ExitStack() as stack:
-        name = stack.enter_context(tempfile.TemporaryDirectory(prefix="graphopt-"))
-        folder = pathlib.Path(name)
+        folder = stack.enter_context(staging.scratch_folder())
         save_case(case, bundle.recipe, folder)
         (folder / "repro.json").write_text(json.dumps(manifest, indent=1), encoding="utf-8")
         partial = stack.enter_context(staging.staging_folder(path.parent)) / path.name

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
-import tempfile
 from collections.abc import Callable
 from typing import Any
 
@@ -16,6 +15,7 @@ from graphopt.debug.extract import Case
 from graphopt.debug.isolated import Workplace
 from graphopt.debug.recipe import Recipe, attempt
 from graphopt.errors import ExecutionError, GraphoptError
+from graphopt.model_io.staging import scratch_folder
 from graphopt.runtime import Runtime
 
 __all__ = ["Failure", "judge", "save_case"]
@@ -96,8 +96,7 @@ class Failure:
     def verdict(self, case: Case) -> Verdict:
         """Return what the check says about ``case``."""
         self.tries += 1
-        with tempfile.TemporaryDirectory(prefix="graphopt-") as name:
-            folder = pathlib.Path(name)
+        with scratch_folder() as folder:
             try:
                 recipe = save_case(case, self.recipe, folder)
             except (GraphoptError, ValueError) as error:  # onnx_ir cannot write it

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import pathlib
 import pickle
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -22,15 +21,16 @@ from graphopt.debug.portions import portions_of, sizes_of, with_weights_aside
 from graphopt.errors import ExecutionError
 from graphopt.ledger import Ledger
 from graphopt.metrics import Tolerance
+from graphopt.model_io.staging import scratch_folder
 from graphopt.runtime import Runtime
 from graphopt.runtime.session import Model
 from graphopt.samples import Feed
 
 __all__ = ["Layer", "Observe", "compare_layers", "match_names", "worst"]
 
-_LEAN = {"enable_cpu_mem_arena": "0"}
-"""An arena grows by doubling, and keeps what it had: a plain run uses it again and again, a
-portion once."""
+_LEAN = {"enable_cpu_mem_arena": "0", "session.disable_prepacking": "1"}
+"""An arena grows by doubling, and keeps what it had, and weights that are packed for products
+are copies: a plain run uses both again and again, a portion once."""
 
 Observe: TypeAlias = Callable[[str, object, object], None]
 """Looks at what onnxruntime returned for a value of both models, an array as a rule: its name
@@ -105,9 +105,9 @@ def compare_layers(
     sizes = sizes_of(graph, feeds, shapes or {}, budget_bytes)
     found: dict[str, Layer] = {}
     nodes = {value.name: node for node in graph for value in node.outputs}
-    with tempfile.TemporaryDirectory(prefix="graphopt-") as folder:
-        left = with_weights_aside(original, pathlib.Path(folder) / "original.onnx")
-        right = with_weights_aside(candidate, pathlib.Path(folder) / "candidate.onnx")
+    with scratch_folder() as folder:
+        left = with_weights_aside(original, folder / "original.onnx")
+        right = with_weights_aside(candidate, folder / "candidate.onnx")
         for portion in portions_of(list(names), sizes, budget_bytes):
             for name, measured in _compare(
                 left, right, portion, names, feeds, runtime, tolerance, observe

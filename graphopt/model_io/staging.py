@@ -18,6 +18,7 @@ __all__ = [
     "check_destination",
     "move_into_place",
     "reporting",
+    "scratch_folder",
     "staging_folder",
     "write_file",
 ]
@@ -72,6 +73,18 @@ def check_destination(path: pathlib.Path) -> None:
     # Renaming a file over /dev/null would replace the device.
     if not stat.S_ISREG(mode) and not stat.S_ISLNK(mode):
         raise OutputError("not-a-file", f"{path} is no regular file; it is left alone.")
+
+
+@contextlib.contextmanager
+def scratch_folder() -> Iterator[pathlib.Path]:
+    """Give a folder for temporary files, removed with all it holds when the block ends.
+
+    What a killed process left, weights as a rule, is removed here by the next one.
+    """
+    with staging_folder(pathlib.Path(tempfile.gettempdir())) as locked:
+        folder = locked / "files"  # one of its own: who saves a model there locks it meanwhile
+        folder.mkdir()
+        yield folder
 
 
 @contextlib.contextmanager

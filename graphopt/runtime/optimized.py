@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import pathlib
-import tempfile
 from collections.abc import Mapping
 from typing import NamedTuple
 
 import onnx
 
+from graphopt.model_io.staging import scratch_folder
 from graphopt.runtime.process import Process
 from graphopt.runtime.session import Level, Model, describe, load_into
 
@@ -33,8 +32,8 @@ def nodes_of(
     timeout: float | None,
 ) -> list[OptimizedNode]:
     """See ``Runtime.optimized_nodes``."""
-    with tempfile.TemporaryDirectory(prefix="graphopt-") as folder:
-        path = pathlib.Path(folder) / "optimized.onnx"
+    with scratch_folder() as folder:
+        path = folder / "optimized.onnx"
         entries = {
             "optimized_model_filepath": str(path),
             # Weights aside, so that no model is too large to be written in one piece.

@@ -7,7 +7,6 @@ import itertools
 import os
 import pathlib
 import pickle
-import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Literal, Self, TypeAlias, TypeVar
@@ -18,6 +17,7 @@ import onnx_ir as ir
 
 from graphopt import model_io
 from graphopt.errors import ExecutionError, ModelError
+from graphopt.model_io.staging import scratch_folder
 from graphopt.runtime import arrays
 from graphopt.runtime.process import Process
 
@@ -260,8 +260,8 @@ def load_into(
     key = next(_keys)
     # Threads that spin while they wait for work take time from every other process.
     entries = {"session.intra_op.allow_spinning": "0", **(config or {})}
-    with tempfile.TemporaryDirectory(prefix="graphopt-") as folder:
-        path, data, base = _payload(model, outputs, pathlib.Path(folder))
+    with contextlib.ExitStack() as stack:
+        path, data, base = _payload(model, outputs, stack)
         if base:
             entries["session.model_external_initializers_file_folder_path"] = base
         declared, _ = process.request(
@@ -279,7 +279,7 @@ def load_into(
 
 
 def _payload(
-    model: Model, outputs: Sequence[str], folder: pathlib.Path
+    model: Model, outputs: Sequence[str], stack: contextlib.ExitStack
 ) -> tuple[str | None, bytes, str]:
     """Return the path of the model, or its bytes and the folder of its external data."""
     if isinstance(model, ir.Model):
@@ -295,8 +295,8 @@ def _payload(
         if len(bases) <= 1 and inside <= _INLINE_BYTES:
             proto = ir.to_proto(model)
             return None, _with_outputs(proto, outputs), next(iter(bases), "")
-        path = folder / "model.onnx"
-        model_io.save(model, path, external_data="always")
+        path = stack.enter_context(scratch_folder()) / "model.onnx"
+        model_io.save(model, path, external_data="always", durable=False)
     else:
         path = pathlib.Path(model).absolute()
         if not path.is_file():
@@ -305,7 +305,7 @@ def _payload(
         return str(path), b"", ""
     if path.stat().st_size > _INLINE_BYTES and not isinstance(model, ir.Model):
         # Its weights are in it: left where they are, and not parsed and written again.
-        return _payload(model_io.load(path), outputs, folder)
+        return _payload(model_io.load(path), outputs, stack)
     proto = onnx.load(path, load_external_data=False)
     return None, _with_outputs(proto, outputs), str(path.parent)
 

@@ -11,7 +11,8 @@ def test_programs_read_json(run_tool) -> None:
     assert data["schema"] == "graphopt/bench-memory/1"
     assert done.returncode == (0 if data["met"] else 1)
     (one,) = data["models"]
-    assert one["together_mb"] >= one["largest_mb"] > 10
+    # Looked at now and then: a short peak of the largest may be above the sum that was seen.
+    assert min(one["together_mb"], one["largest_mb"]) > 10
     assert one["together_ratio"] > 0.5
 
 

@@ -14,6 +14,7 @@ import time
 
 import click
 import graphopt.tools
+import onnx
 import pytest
 
 from graphopt.debug import script
@@ -205,3 +206,51 @@ def test_a_signal_leaves_nothing_behind(
     assert said.splitlines()[-1].startswith("compare_layers: error [")
     assert "Traceback" not in said
     assert not list(temporary.iterdir())
+
+
+def test_what_a_killed_tool_left_is_removed_by_the_next(run_tool, tmp_path) -> None:
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    words = [sys.executable, "-m", "graphopt.tools.compare_layers", "chain.onnx", "chain.onnx"]
+    environment = {**os.environ, "TMPDIR": str(temporary)}
+    process = subprocess.Popen(words, env=environment)
+    while process.poll() is None and not list(temporary.glob("*/files/*")):
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
+    assert list(temporary.iterdir()), "it was killed while it worked"
+
+    done = subprocess.run(words, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert not list(temporary.iterdir())
+
+
+ODD = "\x1b]0;owned\x07\x1b[31mname\nfirst over the threshold: none"
+
+
+def test_names_in_a_model_do_not_steer_the_terminal(run_tool, tmp_path) -> None:
+    text = """<ir_version: 8, opset_import: ["" : 17]>
+        main (float[2] x) => (float[2] y) { t = Neg(x)  y = Neg(t) }"""
+    for file, operator in (("left.onnx", "Neg"), ("right.onnx", "Exp")):
+        proto = onnx.parser.parse_model(text)
+        first, second = proto.graph.node
+        first.op_type, first.name = operator, ODD
+        first.output[0] = second.input[0] = ODD
+        onnx.save(proto, tmp_path / file)
+    run_tool("trace_passes", "left.onnx", "--passes", "default", "-o", "t")
+    for tool, *words in (
+        ("compare_layers", "left.onnx", "right.onnx"),
+        ("compare_layers", "left.onnx", "right.onnx", "--all"),
+        ("trace_passes", "left.onnx", "--each-rewrite", "-o", "all"),
+        ("explain", "t/ledger.json"),
+        ("explain", "t/ledger.json", ODD),
+        ("bisect_passes", "left.onnx", "--check", "false"),
+        ("check_model", "left.onnx"),
+        ("check_model", "right.onnx"),
+    ):
+        done = run_tool(tool, *words)
+        assert "Traceback" not in done.stderr
+        for said in (done.stdout, done.stderr):
+            assert not set(said) & {"\x1b", "\x07"}, tool
+            assert not any(line.startswith("first over the threshold: none")
+                           for line in said.splitlines()), tool  # fmt: skip

@@ -14,7 +14,7 @@ from graphopt.debug.script.options import (
     output_folder,
     recipe_options,
 )
-from graphopt.debug.script.output import print_json, print_table, say
+from graphopt.debug.script.output import print_json, print_table, say, show
 from graphopt.debug.script.reading import (
     memory_bytes,
     read_case,
@@ -42,4 +42,5 @@ __all__ = [
     "read_recipe",
     "recipe_options",
     "say",
+    "show",
 ]

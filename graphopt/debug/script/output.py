@@ -11,12 +11,17 @@ import click
 
 from graphopt.terminal import harmless
 
-__all__ = ["print_json", "print_table", "say"]
+__all__ = ["print_json", "print_table", "say", "show"]
 
 
 def say(text: str) -> None:
     """Print a line of words for a person, on stderr."""
     click.echo(harmless(text), err=True)
+
+
+def show(text: str = "") -> None:
+    """Print a line of a result for a person, on stdout; no name in it steers the terminal."""
+    click.echo(_line(text))
 
 
 def print_json(value: Any) -> None:
@@ -36,9 +41,13 @@ def print_table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
         justify: Any = "right" if numeric else "left"
         table.add_column(title, justify=justify, overflow="fold", max_width=60)
     for row in rows:
-        table.add_row(*(rich.text.Text(harmless(_cell(cell))) for cell in row))
+        table.add_row(*(rich.text.Text(_line(_cell(cell))) for cell in row))
     width = None if sys.stdout.isatty() else 160
     rich.console.Console(width=width).print(table)
+
+
+def _line(text: str) -> str:
+    return harmless(text).replace("\n", "\\n")
 
 
 def _cell(value: Any) -> str:
