@@ -38,8 +38,8 @@ import click
 from graphopt.debug import script
 
 if TYPE_CHECKING:
+    from graphopt.debug.case import Case
     from graphopt.debug.checks import Verdict
-    from graphopt.debug.extract import Case
     from graphopt.debug.isolated import Workplace
     from graphopt.debug.recipe import Recipe
     from graphopt.runtime import Runtime
@@ -59,7 +59,7 @@ LARGE = 60
 @click.option("--as-is", is_flag=True, help="Run no passes: MODEL itself fails --check.")
 def main(output: pathlib.Path, as_is: bool, as_json: bool, **given: Any) -> int:
     """Run the tool; see the module docstring."""
-    from graphopt.debug import extract
+    from graphopt.debug.case import count_nodes, weight_bytes
     from graphopt.debug.checks import Verdict
     from graphopt.debug.failure import Failure, save_case
     from graphopt.debug.isolated import Isolated
@@ -98,10 +98,10 @@ def main(output: pathlib.Path, as_is: bool, as_json: bool, **given: Any) -> int:
         "model": str(found.model),
         "samples": found.data and str(found.data),
         "verdict": dataclasses.asdict(verdict),
-        "nodes": extract.count_nodes(small.model),
-        "nodes_before": extract.count_nodes(case.model),
-        "weight_bytes": extract.weight_bytes(small.model),
-        "weight_bytes_before": extract.weight_bytes(case.model),
+        "nodes": count_nodes(small.model),
+        "nodes_before": count_nodes(case.model),
+        "weight_bytes": weight_bytes(small.model),
+        "weight_bytes_before": weight_bytes(case.model),
         "tries": failure.tries,
         "passes": recipe.text,
     }
@@ -128,11 +128,11 @@ def _hints(
     case: Case,
 ) -> set[str]:
     """Return names near the rewrite to blame, where that is worth looking for."""
-    from graphopt.debug import extract
     from graphopt.debug.blame import blame
+    from graphopt.debug.case import count_nodes
     from graphopt.model_io.staging import scratch_folder
 
-    if not recipe.passes or extract.count_nodes(case.model) < LARGE:
+    if not recipe.passes or count_nodes(case.model) < LARGE:
         return set()
     script.say("looking for the rewrite to blame first")
     check = script.read_check(given, recipe, runtime)
@@ -163,9 +163,9 @@ def _reporting() -> Callable[[Case], None]:
 
 
 def _size(case: Case) -> str:
-    from graphopt.debug import extract
+    from graphopt.debug.case import count_nodes, weight_bytes
 
-    nodes, weights = extract.count_nodes(case.model), extract.weight_bytes(case.model)
+    nodes, weights = count_nodes(case.model), weight_bytes(case.model)
     return f"{nodes} nodes, {weights:,} bytes of weights"
 
 

@@ -57,8 +57,8 @@ def main(as_json: bool, **given: Any) -> int:
 
 
 def _pack(given: dict[str, Any], *, as_json: bool) -> int:
-    from graphopt.debug import extract
     from graphopt.debug.bundle import Bundle, BundleError, pack, versions_here
+    from graphopt.debug.case import count_nodes
     from graphopt.debug.checks import Verdict
     from graphopt.debug.failure import Failure
     from graphopt.debug.isolated import Isolated
@@ -100,7 +100,7 @@ def _pack(given: dict[str, Any], *, as_json: bool) -> int:
         "bundle": str(given["output"]),
         "size_bytes": size,
         "verdict": dataclasses.asdict(verdict),
-        "nodes": extract.count_nodes(case.model),
+        "nodes": count_nodes(case.model),
     }
     if as_json:
         script.print_json(result)

@@ -12,8 +12,8 @@ import zipfile
 from typing import Any
 
 from graphopt import pipeline, registry
+from graphopt.debug.case import Case
 from graphopt.debug.checks import CommandCheck, Verdict
-from graphopt.debug.extract import Case
 from graphopt.debug.failure import save_case
 from graphopt.debug.recipe import Recipe
 from graphopt.errors import GraphoptError

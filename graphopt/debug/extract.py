@@ -2,49 +2,15 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 import onnx_ir as ir
 
+from graphopt.debug.case import Case, made_up, shape_of, type_of
 from graphopt.samples import Feed
 
-__all__ = [
-    "Case",
-    "bodies",
-    "count_nodes",
-    "inline_branch",
-    "keep_in_body",
-    "keep_nodes",
-    "made_up",
-    "shrink_size",
-    "weight_bytes",
-    "with_weights",
-]
-
-
-@dataclasses.dataclass(frozen=True)
-class Case:
-    """A model, and what it is run on. Nothing changes a case; smaller ones are made of it."""
-
-    model: ir.Model
-    feeds: tuple[Feed, ...]
-
-
-def count_nodes(model: ir.Model) -> int:
-    """Return the number of nodes, those of subgraphs included."""
-    return sum(len(graph) for graph in model.graphs())
-
-
-def weight_bytes(model: ir.Model) -> int:
-    """Return the bytes of all initializers."""
-    return sum(
-        value.const_value.nbytes
-        for graph in model.graphs()
-        for value in graph.initializers.values()
-        if value.const_value is not None
-    )
+__all__ = ["bodies", "inline_branch", "keep_in_body", "keep_nodes"]
 
 
 def keep_nodes(
@@ -89,8 +55,8 @@ def keep_nodes(
     graph.outputs.extend(dict.fromkeys([*(v for v in outputs if v in wanted), *loose]))
     for value in graph.outputs:
         if (name := value.name or "") in values:  # an output has to state what it is
-            value.type = value.type or _type_of(values[name][0])
-            value.shape = value.shape if value.shape is not None else _shape_of(values[name])
+            value.type = value.type or type_of(values[name][0])
+            value.shape = value.shape if value.shape is not None else shape_of(values[name])
     return _tidy(model, feeds)
 
 
@@ -171,49 +137,6 @@ def inline_branch(case: Case, place: int, name: str) -> Case | None:
     return _tidy(model, [dict(feed) for feed in case.feeds])
 
 
-def shrink_size(case: Case, size: int, to: int) -> Case:
-    """Return the case with every dimension of ``size`` cut to ``to``: inputs and weights."""
-    model = case.model.clone()
-    for graph in model.graphs():
-        for value in graph.initializers.values():
-            tensor = value.const_value
-            if tensor is not None and size in tuple(tensor.shape.numpy()):
-                _set_data(value, _cut(tensor.numpy(), size, to))
-    for graph in model.graphs():
-        for value in (*graph.inputs, *graph.outputs):
-            if value.shape is not None:
-                value.shape = ir.Shape([to if dim == size else dim for dim in value.shape])
-    _forget_shapes(model)
-    feeds = [
-        {name: _cut(array, size, to) for name, array in feed.items()} for feed in case.feeds
-    ]
-    return Case(model, tuple(feeds))
-
-
-def with_weights(case: Case, change: Mapping[str, np.ndarray]) -> Case:
-    """Return the case with other data in some initializers of the main graph."""
-    model = case.model.clone()
-    for name, data in change.items():
-        _set_data(model.graph.initializers[name], data)
-    return Case(model, case.feeds)
-
-
-def _cut(array: np.ndarray, size: int, to: int) -> np.ndarray:
-    return array[tuple(slice(0, to if dim == size else dim) for dim in array.shape)]
-
-
-def _set_data(value: ir.Value, data: np.ndarray) -> None:
-    value.const_value = ir.tensor(np.ascontiguousarray(data), name=value.name)
-    value.shape = ir.Shape(data.shape)
-
-
-def _forget_shapes(model: ir.Model) -> None:
-    for node in ir.traversal.RecursiveGraphIterator(model.graph):
-        for value in node.outputs:
-            if not value.is_graph_output():
-                value.shape = None
-
-
 def _dismantle(node: ir.Node, *, detach: bool = True) -> None:
     """Take ``node``, with all that is inside it, out of its graph; its outputs stay in use."""
     inner = [
@@ -250,47 +173,11 @@ def _feed(
 def _new_input(
     graph: ir.Graph, feeds: Sequence[Feed], name: str, arrays: Sequence[np.ndarray]
 ) -> ir.Value:
-    value = ir.Value(name=name, type=_type_of(arrays[0]), shape=_shape_of(arrays))
+    value = ir.Value(name=name, type=type_of(arrays[0]), shape=shape_of(arrays))
     graph.inputs.append(value)
     for feed, array in zip(feeds, arrays, strict=True):
         feed[name] = array
     return value
-
-
-def _shape_of(arrays: Sequence[np.ndarray]) -> ir.Shape:
-    shapes = {array.shape for array in arrays}
-    return ir.Shape(shapes.pop() if len(shapes) == 1 else [None] * arrays[0].ndim)
-
-
-def _type_of(array: np.ndarray) -> ir.TensorType:
-    if array.dtype == object:
-        return ir.TensorType(ir.DataType.STRING)
-    return ir.TensorType(ir.DataType.from_numpy(array.dtype))
-
-
-def made_up(value: ir.Value, count: int, free: int | None = None) -> list[np.ndarray] | None:
-    """Return seeded arrays for ``value``; ``None`` if its type or shape is unknown.
-
-    Args:
-        value: What they are for.
-        count: How many.
-        free: Size of its symbolic dimensions; ``None``: with such its shape is unknown.
-    """
-    if value.dtype is None or value.shape is None:
-        return None
-    shape: list[int] = []
-    for dim in value.shape:
-        size = dim if isinstance(dim, int) else free
-        if size is None:
-            return None
-        shape.append(size)
-    rng = np.random.default_rng(0)
-    kind = np.dtype(value.dtype.numpy())
-    if kind.kind == "f":
-        return [rng.standard_normal(shape).astype(kind) for _ in range(count)]
-    if kind.kind in "iub":
-        return [rng.integers(0, 2, shape).astype(kind) for _ in range(count)]
-    return None
 
 
 def _is_used(case: Case, value: ir.Value) -> bool:

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from graphopt import model_io
+from graphopt.debug.case import Case
 from graphopt.debug.checks import CommandCheck, NumericCheck, Verdict, verdict_of
-from graphopt.debug.extract import Case
 from graphopt.debug.isolated import Workplace
 from graphopt.debug.recipe import Recipe, attempt
 from graphopt.errors import ExecutionError, GraphoptError

@@ -10,8 +10,8 @@ import numpy as np
 import onnx_ir as ir
 
 from graphopt.analysis.shapes import infer
-from graphopt.debug import extract
-from graphopt.debug.extract import Case
+from graphopt.debug import extract, resize
+from graphopt.debug.case import Case, count_nodes, made_up, weight_bytes
 from graphopt.debug.failure import Failure
 from graphopt.debug.search import minimize
 from graphopt.errors import ExecutionError
@@ -45,11 +45,11 @@ def reduce_case(
             case = alone
             break
     while True:
-        before = (extract.count_nodes(case.model), extract.weight_bytes(case.model))
+        before = (count_nodes(case.model), weight_bytes(case.model))
         case = _fewer_nodes(case, fails, runtime, hints)
         case = _smaller_bodies(case, fails)
         case = _smaller_sizes(case, fails)
-        if (extract.count_nodes(case.model), extract.weight_bytes(case.model)) == before:
+        if (count_nodes(case.model), weight_bytes(case.model)) == before:
             break
         hints = ()
     return random_weights(case, fails)[0]
@@ -130,7 +130,7 @@ def _made_up(case: Case) -> Iterator[tuple[str, list[np.ndarray]]]:
         value.shape = value.shape if value.shape is not None else shape
     for node in model.graph:
         for value in node.outputs:
-            arrays = extract.made_up(value, len(case.feeds), free=2)
+            arrays = made_up(value, len(case.feeds), free=2)
             if arrays is not None and value.name:
                 yield value.name, arrays
 
@@ -170,7 +170,7 @@ def _is_smaller(one: Case, other: Case) -> bool:
 def _bulk(case: Case) -> tuple[int, int, int]:
     operators = [node.op_type for graph in case.model.graphs() for node in graph]
     trivial = operators.count("Identity")
-    return len(operators), len(operators) - trivial, extract.weight_bytes(case.model)
+    return len(operators), len(operators) - trivial, weight_bytes(case.model)
 
 
 def _smaller_sizes(case: Case, fails: Failure) -> Case:
@@ -186,7 +186,7 @@ def _smaller_sizes(case: Case, fails: Failure) -> Case:
     for size in sorted(sizes, reverse=True):
         for to in (1, 2):
             if to < size:
-                smaller = extract.shrink_size(case, size, to)
+                smaller = resize.shrink_size(case, size, to)
                 if fails(smaller):
                     case = smaller
                     break
@@ -212,12 +212,12 @@ def random_weights(case: Case, fails: Failure) -> tuple[Case, list[str]]:
         random[name] = (rng.standard_normal(old.shape) * spread).astype(old.dtype)
     if not random:
         return case, []
-    every = extract.with_weights(case, random)
+    every = resize.with_weights(case, random)
     if fails(every):
         return every, []
     kept = []
     for name, data in random.items():
-        one = extract.with_weights(case, {name: data})
+        one = resize.with_weights(case, {name: data})
         if fails(one):
             case = one
         elif data.size > FEW_ELEMENTS:

@@ -21,8 +21,8 @@ from graphopt.tools import reduce_model
 from test_faults import FAULTS, FEW, Fault, fault_of
 
 from graphopt.debug import extract
+from graphopt.debug.case import Case, count_nodes, weight_bytes
 from graphopt.debug.checks import Verdict
-from graphopt.debug.extract import Case
 from graphopt.debug.failure import Failure, save_case
 from graphopt.debug.isolated import Direct
 from graphopt.debug.recipe import Recipe
@@ -68,8 +68,8 @@ def test_a_fault_is_shrunk_to_a_few_nodes(runtime: Runtime, kind: str, seed: int
     fault = fault_of(runtime, kind, seed)
     case, fails = reduced(runtime, fault)
     inside = kind in mutants.INSIDE or kind == "fused-bias-is-lost"
-    assert extract.count_nodes(case.model) <= (3 if inside else 1)
-    assert extract.weight_bytes(case.model) <= 200
+    assert count_nodes(case.model) <= (3 if inside else 1)
+    assert weight_bytes(case.model) <= 200
     assert len(case.feeds) == 1
     assert_minimal(runtime, case, fails)
     assert fault.mutant.at in {node.name for g in case.model.graphs() for node in g}
@@ -82,8 +82,8 @@ def test_all_faults_are_shrunk(runtime: Runtime) -> None:
     sizes, weights = [], []
     for kind, seed in FAULTS:
         case, fails = reduced(runtime, fault_of(runtime, kind, seed))
-        sizes.append(extract.count_nodes(case.model))
-        weights.append(extract.weight_bytes(case.model))
+        sizes.append(count_nodes(case.model))
+        weights.append(weight_bytes(case.model))
         assert_minimal(runtime, case, fails)
     middle = statistics.median(sizes)
     print(f"{len(sizes)} faults: {middle} nodes in the median, {max(sizes)} at most, "
@@ -119,7 +119,7 @@ def test_every_kind_of_failure_keeps_its_kind(runtime, how, kind, most) -> None:
     recipe = Recipe(pathlib.Path("m"), (faulty.Faulty(at="i7", how=how),))
     fails = Failure(recipe, {}, Direct(runtime), wanted)
     small = reduce_case(Case(faulty.chain(12), ({"x": x},)), fails, runtime)
-    assert extract.count_nodes(small.model) <= most
+    assert count_nodes(small.model) <= most
     assert fails.verdict(small).kind == kind
 
 

@@ -14,8 +14,8 @@ import onnx
 import pytest
 
 from graphopt.debug.bundle import Bundle, BundleError, pack, unpack, versions_here
+from graphopt.debug.case import Case
 from graphopt.debug.checks import CommandCheck, Verdict
-from graphopt.debug.extract import Case
 from graphopt.debug.recipe import Recipe
 from graphopt.passbase import Promise, Target
 from graphopt.validation import Tolerance

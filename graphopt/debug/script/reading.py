@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from graphopt.debug.case import Case
     from graphopt.debug.checks import Check, CommandCheck
-    from graphopt.debug.extract import Case
     from graphopt.debug.recipe import Recipe
     from graphopt.runtime import Runtime
 
@@ -53,7 +53,7 @@ def read_case(
     """
     from graphopt import model_io
     from graphopt.answers import first_feeds
-    from graphopt.debug.extract import Case
+    from graphopt.debug.case import Case
     from graphopt.errors import ValidationError
     from graphopt.validation import accepted
 
