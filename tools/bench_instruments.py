@@ -60,6 +60,8 @@ def main(models: tuple[pathlib.Path, ...], as_json: bool, **given: Any) -> int:
     from graphopt import pipeline
     from graphopt.runtime import Runtime
 
+    if not models and not given["nodes"]:
+        raise click.UsageError("there is nothing to measure: give a model, or --nodes.")
     passes = pipeline.parse(given["passes"])
     found = []
     with tempfile.TemporaryDirectory(prefix="graphopt-") as folder, Runtime() as runtime:

@@ -55,6 +55,10 @@ with Runtime() as runtime:
               help="Samples to run.")  # fmt: skip
 def main(models: tuple[pathlib.Path, ...], count: int, as_json: bool) -> int:
     """Run the tool; see the module docstring."""
+    from graphopt import model_io
+
+    for model in models:
+        model_io.load(model)  # what is wrong with it is said at once
     found = []
     met = True
     for model in models:

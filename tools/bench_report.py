@@ -32,11 +32,13 @@ FLAGS = (
     "--disable-component-update",
     "--disable-sync",
 )
+READY_MARK = b"dataset.ready"
+"""What a report says when it is drawn; of another page it would be waited for in vain."""
 READY = "return document.documentElement.dataset.ready"
 
 
 @click.command("bench_report", cls=script.Tool, help=__doc__)
-@click.argument("reports", nargs=-1, required=True, type=click.Path(exists=True))
+@click.argument("reports", nargs=-1, required=True, callback=lambda *given: _checked(*given))
 @click.option("--repetitions", type=click.IntRange(1), default=5, show_default=True)
 def main(reports: tuple[str, ...], repetitions: int, as_json: bool) -> None:
     """Open reports and print how long that took."""
@@ -58,6 +60,21 @@ def main(reports: tuple[str, ...], repetitions: int, as_json: bool) -> None:
     for row in rows:
         size = f"{row['size_bytes'] / 1e6:.2f} MB"  # type: ignore[operator]  # a number
         click.echo(f"{row['report']}: {size}, drawn after {row['median_ms']:.0f} ms")
+
+
+def _checked(
+    context: click.Context, parameter: click.Parameter, paths: tuple[str, ...]
+) -> tuple[str, ...]:
+    for path in paths:
+        try:
+            content = pathlib.Path(path).read_bytes()
+        except OSError as error:
+            text = f"{path}: {error.strerror}."
+            raise click.BadParameter(text, context, parameter) from error
+        if READY_MARK not in content:
+            text = f"{path} is no report of graphopt optimize --report."
+            raise click.BadParameter(text, context, parameter)
+    return paths
 
 
 def open_all(reports: tuple[str, ...], repetitions: int, driver: str) -> list[list[int]]:

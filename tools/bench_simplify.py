@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import json
 import pathlib
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -117,6 +118,11 @@ def main(
     """Run the tool; see the module docstring."""
     from graphopt.runtime import Runtime
 
+    if unknown := sorted(set(tools.split(",")) - SCRIPTS.keys()):
+        known = ", ".join(SCRIPTS)
+        raise click.UsageError(f"--tools: there is no {unknown[0]!r}; there are {known}.")
+    if shutil.which(peers_python) is None:
+        raise click.UsageError(f"--peers-python: {peers_python} cannot be run.")
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder, Runtime() as runtime:
         for model in models:

@@ -161,6 +161,60 @@ def test_bad_options_of_compare_layers_are_refused(run_tool, files, arguments) -
     assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
 
 
+MEASURING_TOOLS = ("bench_instruments", "bench_memory", "bench_simplify")
+BAD_FILES = ("missing.onnx", "text.onnx", "empty.onnx", "folder", "cut.onnx")
+BAD_MEASURING = {  # what the benchmarks cannot measure
+    "bench_instruments": [
+        ["--nodes", "0"],
+        ["--nodes", "-1"],
+        ["--rounds", "0"],
+        ["--seconds", "0"],
+        ["--passes", "nonsense"],
+        ["chain.onnx", "--passes", "fold-constants{x=1}"],
+    ],
+    "bench_memory": [[], ["chain.onnx", "--samples", "0"]],
+    "bench_scale": [["nonsense"], ["--sizes", "0"], ["--sizes", "x"], ["--sizes", ""]],
+    "bench_simplify": [
+        [],
+        ["chain.onnx", "--tools", "nonsense"],
+        ["chain.onnx", "--tools", ""],
+        ["chain.onnx", "--peers-python", "missing"],
+        ["chain.onnx", "--peers-python", "text.onnx"],
+        ["chain.onnx", "--repetitions", "-1"],
+    ],
+    "bench_report": [
+        [],
+        ["chain.onnx", "--repetitions", "0"],
+        *([file] for file in BAD_FILES),
+    ],
+}
+
+
+@pytest.mark.parametrize("file", BAD_FILES)
+@pytest.mark.parametrize("tool", [*MEASURING_TOOLS, "check_model", "explain"])
+def test_a_file_that_is_no_model_is_refused(run_tool, files, tool: str, file: str) -> None:
+    whole = pathlib.Path("chain.onnx").read_bytes()
+    pathlib.Path("cut.onnx").write_bytes(whole[: len(whole) // 2])
+    done = run_tool(tool, file)
+    (*_, line) = done.stderr.splitlines()
+    assert done.returncode == 2, done.stderr
+    assert line.startswith(f"{tool}: error [")
+    assert file in line
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("tool", "arguments"),
+    [(tool, words) for tool, cases in BAD_MEASURING.items() for words in cases],
+)
+def test_what_cannot_be_measured_is_refused(run_tool, files, tool: str, arguments) -> None:
+    done = run_tool(tool, *arguments)
+    (*_, line) = done.stderr.splitlines()
+    assert done.returncode == 2, done.stderr
+    assert line.startswith(f"{tool}: error [")
+    assert done.stdout == ""
+
+
 @pytest.mark.parametrize("tool", TOOLS)
 def test_all_tools_speak_alike(tool: str) -> None:
     main = importlib.import_module(f"graphopt.tools.{tool}").main
