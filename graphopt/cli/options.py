@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from graphopt.debug.script import metric_option
+
 if TYPE_CHECKING:
     from graphopt.api import Options
     from graphopt.samples import Samples
@@ -31,13 +33,7 @@ def _number(
 def data_options(command: Command) -> Command:
     """Add the options about samples and what they are judged by."""
     for option in (
-        click.option(
-            "--metric",
-            default="cosine",
-            show_default=True,
-            help="What --target is measured in: cosine, top1 or sqnr, or module:function, "
-            "a Python function of your own (docs/search.md).",
-        ),
+        metric_option,
         click.option(
             "--target",
             type=float,

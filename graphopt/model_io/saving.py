@@ -125,6 +125,12 @@ class Stage:
         files = [path for path in (self.external_path, self.path) if path is not None]
         with staging.reporting(self.destination), staging.alone_in(parent):
             staging.check_destination(self.destination)
+            if self.destination.is_symlink():
+                logger.warning(
+                    "%s was a link to %s: the link is replaced, what it led to is untouched",
+                    self.destination,
+                    os.readlink(self.destination),
+                )
             size = sum(path.stat().st_size for path in files)
             old = _own_data_of(self.destination)
             external = None

@@ -748,12 +748,13 @@ def test_outputs_that_cannot_be_written(tmp_path):
     assert stat.S_ISCHR(os.stat("/dev/null").st_mode)
 
 
-def test_a_link_as_output_is_replaced_and_its_target_kept(tmp_path):
+def test_a_link_as_output_is_replaced_and_its_target_kept(tmp_path, caplog):
     loaded = model_io.load(write(tmp_path / "m.onnx", simple()))
     (tmp_path / "out.onnx").symlink_to("m.onnx")
     loaded.graph.initializers["w"].const_value = ir.tensor(WEIGHT * 2, name="w")
     model_io.save(loaded, tmp_path / "out.onnx")
     assert not (tmp_path / "out.onnx").is_symlink()
+    assert "out.onnx was a link to m.onnx: the link is replaced" in caplog.text
     assert (tmp_path / "m.onnx").read_bytes() == simple().SerializeToString()
 
 

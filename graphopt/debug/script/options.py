@@ -16,6 +16,7 @@ __all__ = [
     "POSITIVE",
     "TOLERANCE",
     "check_options",
+    "metric_option",
     "output_file",
     "output_folder",
     "recipe_options",
@@ -24,7 +25,7 @@ __all__ = [
 Function = Callable[..., Any]
 
 
-class _Number(click.FloatRange):
+class _Number(click.types.FloatParamType):
     """A number: NaN and infinity are none."""
 
     def convert(self, value: Any, param: Any, ctx: Any) -> Any:
@@ -34,10 +35,23 @@ class _Number(click.FloatRange):
         return found
 
 
+class _NumberFrom(_Number, click.FloatRange):
+    """A number within bounds."""
+
+
 PATH = click.Path(path_type=pathlib.Path)
 NUMBER = _Number()
-POSITIVE = _Number(0, min_open=True)
-TOLERANCE = _Number(0)
+POSITIVE = _NumberFrom(0, min_open=True)
+TOLERANCE = _NumberFrom(0)
+
+
+metric_option = click.option(
+    "--metric",
+    default="cosine",
+    show_default=True,
+    help="What --target is measured in: cosine, top1 or sqnr, or module:function, a Python "
+    "function of your own (docs/search.md).",
+)
 
 
 def recipe_options(function: Function) -> Function:
@@ -87,13 +101,7 @@ def check_options(function: Function) -> Function:
             "--atol", type=TOLERANCE, help="Largest absolute error, per largest output."
         ),
         click.option("--rtol", type=TOLERANCE, help="Largest error relative to the output."),
-        click.option(
-            "--metric",
-            default="cosine",
-            show_default=True,
-            help="What --target is measured in: cosine, top1 or sqnr, or module:function, a "
-            "Python function of your own (docs/search.md).",
-        ),
+        metric_option,
         click.option("--target", type=NUMBER, help="Least value of --metric to accept."),
         click.option(
             "--samples",
