@@ -4,15 +4,22 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 PEERS := .cache/peers
+PASSES := tests/passes tests/core tests/report
 BENCH ?= resnet50 mobilenetv2 vit bert minilm
 
-.PHONY: demo test test-all lint format models browser bench clean
+.PHONY: demo test test-passes test-others test-all lint format models browser bench clean
 
 demo: $(INSTALLED)  ## train, distil, export, optimize, validate; prints the table
 	$(BIN)/python -m graphopt.models.demo
 
-test: $(INSTALLED) models browser  ## everything that is quick
-	$(BIN)/python -m pytest -m "not slow"
+test: $(INSTALLED) models browser  ## everything that is quick; two halves at once
+	+@$(MAKE) --no-print-directory --jobs=2 test-passes test-others
+
+test-passes:
+	$(BIN)/python -m pytest -m "not slow" -p no:cacheprovider $(PASSES)
+
+test-others:
+	$(BIN)/python -m pytest -m "not slow" -p no:cacheprovider tests $(PASSES:%=--ignore=%)
 
 test-all: $(INSTALLED) models browser  ## everything
 	$(BIN)/python -m pytest
