@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import pathlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -10,7 +11,7 @@ import click
 
 from graphopt.ending import EndingInALine
 
-__all__ = ["Command", "Report", "progress"]
+__all__ = ["Command", "Report", "onnx_from_checkpoint", "progress", "say_written"]
 
 # Package -> the extra of graphopt that brings it.
 _EXTRAS = {
@@ -48,6 +49,22 @@ class Command(EndingInALine):
                 raise
             text = f"{name} is not installed; install graphopt[{_EXTRAS[name]}]."
             raise click.UsageError(text) from error
+
+
+def onnx_from_checkpoint(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the argument CHECKPOINT and ``--output``, the ONNX file that is made of it."""
+    kind = click.Path(path_type=pathlib.Path, dir_okay=False)
+    there = click.Path(path_type=pathlib.Path, dir_okay=False, exists=True)
+    output = click.option(
+        "-o", "--output", type=kind, required=True, help="ONNX file to write."
+    )
+    return click.argument("checkpoint", type=there)(output(function))
+
+
+def say_written(path: pathlib.Path, words: str = "") -> None:
+    """Print the last line of such a command: the file, its size, and ``words``."""
+    size = f"{path}: {path.stat().st_size / 1000:.0f} kB"
+    click.echo(", ".join(filter(None, (size, words))))
 
 
 @contextlib.contextmanager

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from .command import Command
+from .command import Command, onnx_from_checkpoint, say_written
 from .data import INPUT, load_digits
 
 if TYPE_CHECKING:
@@ -66,16 +66,7 @@ def export_network(
 
 
 @click.command("export", cls=Command)
-@click.argument(
-    "checkpoint", type=click.Path(path_type=pathlib.Path, dir_okay=False, exists=True)
-)
-@click.option(
-    "-o",
-    "--output",
-    type=click.Path(path_type=pathlib.Path, dir_okay=False),
-    required=True,
-    help="ONNX file to write.",
-)
+@onnx_from_checkpoint
 @click.option(
     "--exporter",
     type=click.Choice(["dynamo", "torchscript"]),
@@ -86,8 +77,7 @@ def export_network(
 def main(checkpoint: pathlib.Path, output: pathlib.Path, exporter: str) -> None:
     """Export the network of CHECKPOINT to ONNX."""
     worst = export_digits(checkpoint, output, exporter)
-    size_kb = output.stat().st_size / 1000
-    click.echo(f"{output}: {size_kb:.0f} kB, differs from PyTorch by {worst:.1g}")
+    say_written(output, f"differs from PyTorch by {worst:.1g}")
 
 
 if __name__ == "__main__":

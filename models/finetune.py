@@ -21,7 +21,7 @@ import click
 import numpy as np
 
 from . import recipes
-from .command import Command, Report, progress
+from .command import Command, Report, onnx_from_checkpoint, progress, say_written
 from .data import INPUT, Split, load_digits
 from .settings import Settings
 
@@ -157,16 +157,7 @@ def accuracies(
 
 
 @click.command("finetune", cls=Command)
-@click.argument(
-    "checkpoint", type=click.Path(path_type=pathlib.Path, dir_okay=False, exists=True)
-)
-@click.option(
-    "-o",
-    "--output",
-    type=click.Path(path_type=pathlib.Path, dir_okay=False),
-    required=True,
-    help="ONNX file to write.",
-)
+@onnx_from_checkpoint
 @click.option("--ratio", type=float, default=0.5, show_default=True, help="Share to remove.")
 @click.option("--prune", "options", default="", help="More options of prune-channels.")
 @click.option(
@@ -201,7 +192,7 @@ def main(
             finetune(checkpoint, pruned, output, asked, teacher, report)
         for name, percent in accuracies(pruned, output, load_digits().test):
             click.echo(f"{name:32} {percent:5.1f} %")
-    click.echo(f"{output}: {output.stat().st_size / 1000:.0f} kB")
+    say_written(output)
 
 
 if __name__ == "__main__":
