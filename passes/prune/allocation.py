@@ -106,6 +106,8 @@ def _why_not(group: Group, limits: Limits) -> str:
         return "it is not included"
     if group.size <= limits.minimum:
         return f"it has no more than {limits.minimum} indices"
+    if group.size <= _least(limits.minimum, limits.multiple_of):
+        return f"its {group.size} indices leave no multiple of {limits.multiple_of} to keep"
     return ""
 
 
@@ -146,12 +148,20 @@ def _rivals(dimensions: Dimensions, groups: Sequence[Group]) -> dict[str, list[s
 def kept_count(group: Group, ratio: float, limits: Limits) -> int:
     """Return how many indices ``group`` keeps when ``ratio`` of them should go."""
     wanted = group.size * (1 - ratio)
+    if limits.multiple_of:
+        kept = round(wanted / limits.multiple_of) * limits.multiple_of
+        return min(max(kept, _least(limits.minimum, limits.multiple_of)), group.size)
     for multiple in _multiples(group, limits):
         kept = round(wanted / multiple) * multiple
         fits = limits.minimum <= kept <= group.size and kept > 0
-        if fits and (limits.multiple_of or abs(kept - wanted) <= TOLERANCE * group.size):
+        if fits and abs(kept - wanted) <= TOLERANCE * group.size:
             return kept
     return min(max(round(wanted), limits.minimum, 1), group.size)
+
+
+def _least(minimum: int, multiple: int) -> int:
+    """Return the smallest count that may be kept; ``multiple`` 0: any may."""
+    return -(-max(minimum, 1) // multiple) * multiple if multiple else minimum
 
 
 def _multiples(group: Group, limits: Limits) -> list[int]:

@@ -172,6 +172,11 @@ def test_ratio_zero_keeps_every_byte():
         (64, 0.3, {"multiple_of": 1}, 45),
         (64, 0.9, {"minimum": 20}, 20),
         (64, 0.5, {"multiple_of": 24}, 24),
+        (64, 0.9, {"multiple_of": 24}, 24),
+        (64, 0.02, {"multiple_of": 40}, 64),
+        (8, 0.5, {"multiple_of": 16}, 8),
+        (16, 0.9, {"multiple_of": 16}, 16),
+        (40, 0.9, {"multiple_of": 8, "minimum": 9}, 16),
     ],
 )
 def test_counts_of_conv_are_rounded_to_what_the_kernels_like(size, ratio, options, kept):
@@ -182,6 +187,17 @@ def test_counts_of_conv_are_rounded_to_what_the_kernels_like(size, ratio, option
     model = network(text)
     apply(model, PruneChannels(ratio=ratio, **options))
     assert shapes(model)["w"][0] == kept
+
+
+def test_a_group_without_a_multiple_to_keep_says_so():
+    text = """g (float[N, 2] x) => (float[N, 3] y) <float[2, 12] w, float[12, 3] v>
+              { h = MatMul(x, w)
+                y = MatMul(h, v) }"""
+    plan = (
+        PruneChannels(ratio=0.5, multiple_of=16).run(network(text), Context()).details["plan"]
+    )
+    (group,) = [one for one in plan["groups"] if one["name"] == "w:1"]
+    assert group["reason"] == "its 12 indices leave no multiple of 16 to keep"
 
 
 def test_matmul_counts_are_not_rounded():
