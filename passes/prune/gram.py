@@ -13,9 +13,9 @@ import numpy as np
 
 __all__ = ["Gram"]
 
-BLOCK = 256
+BLOCK = 128
 """Rows and columns that are multiplied at a time: large enough for a matrix product at full
-speed, small enough that what is in between takes a few MB."""
+speed, small enough that what is in between takes a few MB and factors little time."""
 
 
 class Gram:
@@ -74,22 +74,23 @@ class Gram:
         Raises:
             LinAlgError: The matrix is not positive definite.
         """
-        data, diagonal = self._data, list[np.ndarray]()
+        data, inverses = self._data, list[np.ndarray]()
         # Sum = U^T U, a block of rows of U at a time (Cholesky, left-looking).
         for block in self._blocks():
             above = data[: block.start]
             width = block.stop - block.start
             rows = data[block.start :, block].T - above[:, block].T @ above[:, block.start :]
             square = rows[:, :width] + np.diag(added[block])
-            diagonal.append(np.linalg.cholesky(square))
-            data[block, block.stop :] = np.linalg.solve(diagonal[-1], rows[:, width:])
+            # Of the lower half of the block: then everything else is a product.
+            inverses.append(np.linalg.inv(np.linalg.cholesky(square)))
+            data[block, block.stop :] = inverses[-1] @ rows[:, width:]
         found = right.copy()
-        for block, lower in zip(self._blocks(), diagonal, strict=True):
+        for block, inverse in zip(self._blocks(), inverses, strict=True):
             found[block] -= data[: block.start, block].T @ found[: block.start]
-            found[block] = np.linalg.solve(lower, found[block])
-        for block, lower in reversed(list(zip(self._blocks(), diagonal, strict=True))):
+            found[block] = inverse @ found[block]
+        for block, inverse in reversed(list(zip(self._blocks(), inverses, strict=True))):
             found[block] -= data[block, block.stop :] @ found[block.stop :]
-            found[block] = np.linalg.solve(lower.T, found[block])
+            found[block] = inverse.T @ found[block]
         return found
 
     def _blocks(self) -> Iterator[slice]:

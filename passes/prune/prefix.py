@@ -1,10 +1,18 @@
-"""The part of a model that a value depends on."""
+"""The part of a model that values depend on: all of it, or from other values on."""
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterable, Iterator, Mapping
+
+import numpy as np
 import onnx_ir as ir
 
-__all__ = ["prefix_of"]
+from graphopt.records import held_graphs
+
+__all__ = ["Part", "model_of", "part_to", "prefix_of", "sources"]
+
+Part = tuple[list[ir.Node], list[ir.Value]]
+"""Nodes, in an order that they can be run in, and what has to be fed to them."""
 
 
 def prefix_of(model: ir.Model, *names: str) -> ir.Model:
@@ -13,55 +21,82 @@ def prefix_of(model: ir.Model, *names: str) -> ir.Model:
     The weights are shared with ``model``, which is not changed. Its inputs are those that are
     needed; a value that is an input of ``model`` is not returned.
     """
-    copy = model.clone()
-    graph = copy.graph
-    values = {value.name: value for node in graph for value in node.outputs}
+    values = {value.name: value for node in model.graph for value in node.outputs}
     wanted = [values[name] for name in names if name in values]
-    graph.outputs.clear()
-    graph.outputs.extend(wanted)
-    needed: set[ir.Node] = set()
-    waiting = [producer for value in wanted if (producer := value.producer()) is not None]
+    return model_of(model, part_to(wanted), wanted)
+
+
+def part_to(wanted: Iterable[ir.Value], known: Collection[ir.Value] = ()) -> Part:
+    """Return what has to be run for the values ``wanted`` of one graph.
+
+    Args:
+        wanted: The values.
+        known: Those that need not be computed: they are fed, as inputs of the graph are.
+    """
+    nodes: dict[ir.Node, None] = {}
+    fed: dict[ir.Value, None] = {}
+    waiting = [node for value in wanted if (node := _maker(value, known)) is not None]
     while waiting:
-        node = waiting.pop()
-        if node in needed:
+        node = waiting[-1]
+        read = [] if node in nodes else list(sources(node))
+        makers = [_maker(value, known) for value in read]
+        before = [maker for maker in makers if maker is not None and maker not in nodes]
+        if before:
+            waiting += before
             continue
-        needed.add(node)
-        waiting += [before for before in _sources(node, graph) if before not in needed]
-    # Not the checked way: it counts uses by nodes inside the subgraphs of what goes too.
-    for node in [node for node in graph if node not in needed]:
-        _detach(node)
-        graph.remove(node)
-    for name in [name for name, value in graph.initializers.items() if not value.uses()]:
-        if not graph.initializers[name].is_graph_input():
-            del graph.initializers[name]
-    unused = [value for value in graph.inputs if not value.uses()]
-    for value in unused:
-        graph.inputs.remove(value)
-    return copy
+        waiting.pop()
+        nodes[node] = None
+        for value, maker in zip(read, makers, strict=True):
+            if maker is None and not value.is_initializer():
+                fed[value] = None
+    return list(nodes), list(fed)
 
 
-def _detach(node: ir.Node) -> None:
-    """Let ``node`` and the nodes of its subgraphs use nothing any more."""
-    inside = [
-        inner
-        for attr in node.attributes.values()
-        if attr.type == ir.AttributeType.GRAPH
-        for inner in ir.traversal.RecursiveGraphIterator(attr.as_graph())
-    ]
-    for one in (node, *inside):
-        for index in range(len(one.inputs)):
-            one.replace_input_with(index, None)
+def _maker(value: ir.Value, known: Collection[ir.Value]) -> ir.Node | None:
+    return None if value in known else value.producer()
 
 
-def _sources(node: ir.Node, graph: ir.Graph) -> set[ir.Node]:
-    """Return the nodes of ``graph`` that ``node`` reads from, from its subgraphs too."""
-    read: set[ir.Value | None] = set()
-    readers = [node]
-    for attr in node.attributes.values():
-        if attr.type == ir.AttributeType.GRAPH:
-            readers += list(ir.traversal.RecursiveGraphIterator(attr.as_graph()))
-            read.update(attr.as_graph().outputs)
-    for reader in readers:
-        read.update(reader.inputs)
-    producers = {value.producer() for value in read if value is not None}
-    return {one for one in producers if one is not None and one.graph is graph}
+def model_of(
+    model: ir.Model,
+    part: Part,
+    wanted: Iterable[ir.Value],
+    kinds: Mapping[ir.Value, np.dtype] | None = None,
+) -> ir.Model:
+    """Return a part of the main graph as a model; the weights are shared.
+
+    Args:
+        model: The model; it is not changed.
+        part: Its nodes and inputs.
+        wanted: Its outputs.
+        kinds: Element types of inputs that are none of ``model``'s; their shapes stay open.
+    """
+    nodes, fed = part
+    constants = dict.fromkeys(
+        value for node in nodes for value in sources(node) if value.is_initializer()
+    )
+    view = ir.GraphView(
+        fed,
+        list(wanted),
+        nodes=nodes,
+        initializers=list(constants),
+        opset_imports=model.graph.opset_imports,
+        name=model.graph.name,
+    )
+    functions = [function.clone() for function in model.functions.values()]
+    found = ir.Model(view.clone(), ir_version=model.ir_version, functions=functions)
+    for value, copy in zip(fed, found.graph.inputs, strict=True):
+        if kinds is not None and value in kinds:
+            copy.type, copy.shape = ir.TensorType(ir.DataType.from_numpy(kinds[value])), None
+    return found
+
+
+def sources(node: ir.Node) -> Iterator[ir.Value]:
+    """Yield the values of its graph that ``node`` reads, in its subgraphs too."""
+    read = dict.fromkeys(node.inputs)
+    for graph in held_graphs(node):
+        read.update(dict.fromkeys(graph.outputs))
+        for inner in graph:
+            read.update(dict.fromkeys(inner.inputs))
+    for value in read:
+        if value is not None and value.graph is node.graph:
+            yield value

@@ -45,6 +45,7 @@ from graphopt.passbase import Context, Pass, PassResult, Promise
 
 from .allocation import Limits
 from .compaction import Compactor
+from .one_thread import one_thread
 from .plan import Plan
 from .planning import Budget, make_plan
 from .ranking import MEASURED, Measuring
@@ -127,6 +128,7 @@ class PruneChannels(Pass):
         if self.minimum < 1 or self.multiple_of < 0:
             raise ValueError("minimum must be at least 1 and multiple_of at least 0")
 
+    @one_thread()
     def run(self, model: ir.Model, context: Context) -> PassResult:
         """Analyse, plan, cut."""
         coupling = analyse(model, self.untie)

@@ -35,6 +35,7 @@ from graphopt.edit import Edit, Rewrite
 from graphopt.model_io.tensors import SparseTensor
 from graphopt.passbase import Context, Pass, PassResult, Promise
 
+from .one_thread import one_thread
 from .sparse_storage import SparseStore, sparse_bytes
 from .weights import Weight, find_weights, matches, require_matches
 from .zeroing import Zeroing, zeroed
@@ -93,6 +94,7 @@ class PruneWeights(Pass):
         if self.scope == "global" and self.method != "magnitude":
             raise ValueError(f"{self.method} prunes every weight by itself")
 
+    @one_thread()
     def run(self, model: ir.Model, context: Context) -> PassResult:
         """Choose the zeros of every weight and write them."""
         rewriter = context.rewriter(model, self)

@@ -4,11 +4,13 @@ Layers are taken in the order of the graph. Each is fitted to the outputs of the
 with the inputs that the smaller model, recovered as far as that layer, gives it; so a layer
 makes up for what was lost before it, too (He et al. 2017, arXiv 1707.06168). Where no fitted
 layer comes before a BatchNormalization (a Conv in groups, a ConvTranspose), its statistics are
-estimated again. Only sums of products are kept, of one layer at a time.
+estimated again. In memory are only sums of products, of one layer at a time; both models are
+run once, in stretches from layer to layer, and what a stretch hands on is on disk.
 """
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 
 import numpy as np
@@ -16,16 +18,16 @@ import onnx_ir as ir
 
 from graphopt.passbase import Context
 from graphopt.rewriter import Rewriter
-from graphopt.runtime import Runtime, Session
 from graphopt.samples import Samples
 
 from .compaction import Compactor
 from .layers import Layer
-from .prefix import prefix_of
 from .recover_layer import fit_layer, layers_to_fit
 from .recover_statistics import estimate_statistics, norms_to_estimate
 from .recovered import Pair, Recovered
+from .shelf import Shelf
 from .statistics import Norm
+from .stretches import Stretches
 
 __all__ = ["recover"]
 
@@ -62,46 +64,30 @@ def recover(
     place = {node: number for number, node in enumerate(rewriter.model.graph)}
     steps.sort(key=lambda step: place[step[0].node])
     feeds = sum(1 for _ in samples.feeds())
+    originals = {value.name: value for node in original.graph for value in node.outputs}
+    dense_targets = [originals[step.y.name] for step, _ in steps]
     task = context.progress.track("recovering", len(steps))
     found: list[Recovered] = []
-    for number, (step, kept) in enumerate(steps):
-        seed = (context.seed, number)
-        pairs = _pairs(original, rewriter.model, step, samples, context.runtime, seed)
-        if isinstance(step, Layer):
-            found.append(fit_layer(step, kept, pairs, feeds, rewriter))
-        else:
-            found.append(estimate_statistics(step, kept, pairs, rewriter))
-        task.advance()
+    with contextlib.closing(Shelf()) as shelf:
+        dense = Stretches(original, dense_targets, context.runtime, shelf)
+        small = Stretches(
+            rewriter.model, [step.x for step, _ in steps], context.runtime, shelf
+        )
+        for number, (step, kept) in enumerate(steps):
+            pairs = _pairs(dense, small, number, samples, context.seed)
+            if isinstance(step, Layer):
+                found.append(fit_layer(step, kept, pairs, feeds, rewriter))
+            else:
+                found.append(estimate_statistics(step, kept, pairs, rewriter))
+            task.advance()
     task.close()
     return found
 
 
 def _pairs(
-    original: ir.Model,
-    model: ir.Model,
-    step: Layer | Norm,
-    samples: Samples,
-    runtime: Runtime,
-    seed: tuple[int, int],
+    dense: Stretches, small: Stretches, number: int, samples: Samples, seed: int
 ) -> Iterator[Pair]:
     """Yield a pair a feed: all that is in memory of the activations at a time."""
-    x_name, y_name = step.x.name or "", step.y.name or ""
-    with (
-        runtime.session(prefix_of(original, y_name)) as dense,
-        runtime.session(prefix_of(model, x_name)) as small,
-    ):
+    with dense.to(number) as y_of, small.to(number) as x_of:
         for index, feed in enumerate(samples.feeds()):
-            y = _value(dense.run(_inputs(feed, dense)), feed, y_name)
-            x = _value(small.run(_inputs(feed, small)), feed, x_name)
-            yield x, y, np.random.default_rng([*seed, index])
-
-
-def _inputs(feed: dict[str, np.ndarray], session: Session) -> dict[str, np.ndarray]:
-    wanted = {spec.name for spec in session.input_specs}
-    return {name: array for name, array in feed.items() if name in wanted}
-
-
-def _value(
-    results: dict[str, np.ndarray], feed: dict[str, np.ndarray], name: str
-) -> np.ndarray:
-    return results[name] if name in results else feed[name]
+            yield x_of(feed), y_of(feed), np.random.default_rng([seed, number, index])
