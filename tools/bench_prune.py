@@ -76,24 +76,34 @@ BATCH = 64
 """Images of a feed, and of what latency is measured on."""
 
 
+def _ratios(context: click.Context, option: click.Parameter, text: str) -> list[str]:
+    """Return the ratios as they were written: they are part of names of files."""
+    del context, option
+    ratios = [part.strip() for part in text.split(",")]
+    if not all(re.fullmatch(r"0?\.\d+", ratio) for ratio in ratios):
+        raise click.BadParameter(f"{text!r} is no list of shares below 1, like 0.25,0.5.")
+    return ratios
+
+
 @click.command("bench_prune", cls=script.Tool, help=__doc__)
 @click.argument(
     "checkpoints",
     nargs=-1,
     required=True,
-    type=click.Path(exists=True, path_type=pathlib.Path),
+    type=click.Path(exists=True, dir_okay=False, path_type=pathlib.Path),
 )
 @click.option(
     "--peers",
     type=click.Path(exists=True, file_okay=False, path_type=pathlib.Path),
     help="Folder that torch-pruning is installed in.",
 )
-@click.option("--ratios", default="0.25,0.5,0.75", show_default=True, help="By commas.")
+@click.option("--ratios", default="0.25,0.5,0.75", show_default=True, callback=_ratios,
+              help="By commas.")  # fmt: skip
 @click.option("--repetitions", type=click.IntRange(1), default=100, show_default=True)
 def main(
     checkpoints: tuple[pathlib.Path, ...],
     peers: pathlib.Path | None,
-    ratios: str,
+    ratios: list[str],
     repetitions: int,
     as_json: bool,
 ) -> None:
@@ -107,7 +117,7 @@ def main(
             except subprocess.CalledProcessError as error:
                 raise click.UsageError(_said(error)) from error
             rows: list[dict[str, Any]] = [_row(checkpoint, "original", "", folder)]
-            for ratio in ratios.split(","):
+            for ratio in ratios:
                 rows += _pruned(checkpoint, folder, ratio, peers)
             _measure([row for row in rows if "failed" not in row], folder, repetitions)
         found += rows

@@ -19,6 +19,24 @@ def test_a_file_that_is_no_checkpoint_is_one_line(tmp_path):
     assert "Traceback" not in line
 
 
+@pytest.mark.parametrize("name", ["missing.pt", "folder"])
+def test_a_path_that_is_no_file_is_told(name, tmp_path):
+    (tmp_path / "folder").mkdir()
+    done = CliRunner().invoke(bench_prune.main, [str(tmp_path / name)])
+    assert done.exit_code == 2
+    assert name in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("ratios", ["", "half", "0.5,2", "1", "../x"])
+def test_ratios_are_shares(ratios, tmp_path):
+    path = tmp_path / "student.pt"
+    path.write_bytes(b"never read")
+    done = CliRunner().invoke(bench_prune.main, [str(path), "--ratios", ratios])
+    assert done.exit_code == 2
+    assert "no list of shares" in done.stderr.splitlines()[-1]
+
+
 @pytest.mark.slow
 def test_every_tool_gets_a_row_and_a_missing_peer_says_so(tmp_path):
     checkpoint = tmp_path / "student.pt"
