@@ -16,9 +16,9 @@ import numpy as np
 import onnx_ir as ir
 
 from graphopt.analysis.cost import macs_of
-from graphopt.analysis.coupling import numbers as shape_numbers
 from graphopt.analysis.coupling.cells import Cells
-from graphopt.analysis.coupling.numbers import Number, Numbers
+from graphopt.analysis.coupling.following import LIMIT, follow
+from graphopt.analysis.coupling.numbers import Number, Numbers, constants
 from graphopt.analysis.coupling.rules import ONE, Axis, Fix, Op, Refusal, find_rule, label
 from graphopt.analysis.dims import Dims, dims_of, infer
 from graphopt.analysis.facts import tensor_of
@@ -146,12 +146,10 @@ class Coupling:
         """Return the elements of a small tensor that is followed; see ``numbers``."""
         if value not in self._numbers:
             tensor = tensor_of(value)
-            small = tensor is not None and tensor.size <= shape_numbers.LIMIT
+            small = tensor is not None and tensor.size <= LIMIT
             numeric = small and tensor is not None and tensor.dtype != ir.DataType.STRING
             self._numbers[value] = (
-                shape_numbers.constants(tensor.numpy())
-                if numeric and tensor is not None
-                else None
+                constants(tensor.numpy()) if numeric and tensor is not None else None
             )
         return self._numbers[value]
 
@@ -184,7 +182,7 @@ class Coupling:
             self.sites.append(site)
             if value.is_graph_output():
                 self._freeze(axes, f"graph output {value.name!r}")
-            if tensor.dtype == ir.DataType.INT64 and tensor.size <= shape_numbers.LIMIT:
+            if tensor.dtype == ir.DataType.INT64 and tensor.size <= LIMIT:
                 self._freeze(axes, f"{value.name!r} holds positions or lengths")
         if (node, index) not in site.uses:
             site.uses.append((node, index))
@@ -290,7 +288,7 @@ class Coupling:
         result = None
         if len(node.outputs) == 1:
             lengths = self._lengths(node) if node.op_type in ("Shape", "Size") else None
-            result = shape_numbers.follow(node, inputs, lengths)
+            result = follow(node, inputs, lengths)
             self._numbers[node.outputs[0]] = result
         if result is not None:
             return
