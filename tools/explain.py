@@ -66,6 +66,8 @@ def main(ledger: pathlib.Path, names: tuple[str, ...], as_json: bool) -> int:
 
 
 def _list(read: LedgerFile, *, as_json: bool) -> None:
+    from graphopt.report.skips import group_reasons
+
     ledger = read.ledger
     if as_json:
         runs = [dataclasses.asdict(run) for run in read.runs]
@@ -76,11 +78,13 @@ def _list(read: LedgerFile, *, as_json: bool) -> None:
         script.show(f"graphopt {run.graphopt}: {run.passes}{options}, up to #{run.last}")
     for entry in ledger.applications:
         script.show(entry.summary())
-    reasons = collections.Counter(
-        (skip.pass_name, skip.rule, skip.op_type, skip.reason) for skip in ledger.skips
-    )
-    for (pass_name, rule, op_type, reason), count in reasons.most_common():
-        script.show(f"{pass_name}/{rule} left {count} x {op_type or 'tensor'} alone: {reason}")
+    reasons: dict[tuple[str, ...], collections.Counter[str]] = {}
+    for skip in ledger.skips:
+        key = (skip.pass_name, skip.rule, skip.op_type or "tensor")
+        reasons.setdefault(key, collections.Counter())[skip.reason] += 1
+    for (pass_name, rule, what), counts in reasons.items():
+        for reason, count in group_reasons(counts).items():
+            script.show(f"{pass_name}/{rule} left {count} x {what} alone: {reason}")
 
 
 def _print(found: Explanation) -> None:

@@ -40,6 +40,9 @@ if TYPE_CHECKING:
 
 __all__ = ["main"]
 
+_WIDTH = 58
+"""Letters of a pass that a row shows."""
+
 SCHEMA = "graphopt/trace/1"
 
 
@@ -89,12 +92,14 @@ def _print(
     rows: list[tuple[Measurement, ErrorAfter]],
     rules: list[RuleStatistic],
 ) -> None:
+    from graphopt.report.skips import group_reasons
+
     script.print_table(
         ("pass", "ms", "peak MB", "rewrites", "nodes", "", "bytes", "", "max error", "SNR dB",
          ""),
         [
             (
-                one.label,
+                _short(one.label),
                 round(1e3 * one.wall_s, 1),
                 one.peak_rss_bytes >> 20,
                 one.rewrites,
@@ -120,13 +125,24 @@ def _print(
                 rule.nodes_removed,
                 rule.nodes_added,
                 rule.weight_bytes_delta,
-                "; ".join(f"{count} x {reason}" for reason, count in rule.reasons.items()),
+                "; ".join(
+                    f"{count} x {reason}"
+                    for reason, count in group_reasons(rule.reasons).items()
+                ),
             )
             for rule in rules
         ],
     )
     script.show()
     script.show(f"files in {output}")
+
+
+def _short(label: str) -> str:
+    """Return the text of a pass in one line of a table; of a group the first of its passes."""
+    if len(label) <= _WIDTH:
+        return label
+    end = label.rfind(",", 0, _WIDTH)
+    return f"{label[: end if end > 0 else _WIDTH]},…"
 
 
 def _to_json(

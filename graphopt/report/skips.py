@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from graphopt.ledger import Skip
 
-__all__ = ["SkipRow", "group_skips"]
+__all__ = ["SkipRow", "group_reasons", "group_skips"]
 
 _NAME = re.compile(r"'[^']*'")
 
@@ -40,3 +40,15 @@ def group_skips(skips: Iterable[Skip]) -> list[SkipRow]:
         reason = members[0].reason if len(reasons) == 1 else general
         rows.append(SkipRow(pass_name, op_type, reason, len(members), members[0].anchor))
     return sorted(rows, key=lambda row: -row.count)
+
+
+def group_reasons(counts: Mapping[str, int]) -> dict[str, int]:
+    """Return reason -> places with those that differ in names only put together, as above."""
+    groups: dict[str, dict[str, int]] = {}
+    for reason, count in counts.items():
+        groups.setdefault(_NAME.sub("'…'", reason), {})[reason] = count
+    found = {
+        next(iter(members)) if len(members) == 1 else general: sum(members.values())
+        for general, members in groups.items()
+    }
+    return dict(sorted(found.items(), key=lambda pair: -pair[1]))

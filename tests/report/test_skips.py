@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from graphopt.ledger import Ledger
 from graphopt.report.console import skip_table
-from graphopt.report.skips import SkipRow, group_skips
+from graphopt.report.skips import SkipRow, group_reasons, group_skips
 
 
 def test_reasons_that_differ_in_names_only_are_one() -> None:
@@ -45,3 +45,9 @@ def test_the_console_shows_reasons_of_passes_that_change_weights_only() -> None:
     table = skip_table(ledger)
     assert table is not None
     assert list(table.columns[2].cells) == ["1"] * 12 + ["2"]
+
+
+def test_reasons_that_differ_in_names_are_counted_together() -> None:
+    found = group_reasons({"'a' is an output": 2, "it is odd": 4, "'b' is an output": 3})
+    assert list(found.items()) == [("'…' is an output", 5), ("it is odd", 4)]
+    assert group_reasons({"'a' is an output": 7}) == {"'a' is an output": 7}
