@@ -184,7 +184,7 @@ def main(model: pathlib.Path, data: pathlib.Path | None, **given: Any) -> None:
         found["time_ratio"] = spent / times["inference_s"]
         sizes = sorted(given["peer_samples"])
         found["peers"] = [
-            _run(_PEER.replace("OPTIONS", repr(options)), model, data, size, turns, names)
+            _beside_peer(model, data, size, turns, options)
             for options, size, turns in [
                 *(({}, size, rounds) for size in sizes),
                 ({"num_bins": given["peer_bins"]}, sizes[0], 1),
@@ -207,11 +207,24 @@ def _print(found: dict[str, Any], given: dict[str, Any]) -> None:
         f"five methods {found['five_methods_s']:.2f} s: {found['time_ratio']:.2f}x"
     )
     for peer in found["peers"]:
+        if "failed" in peer:
+            click.echo(f"the peer     fails over {peer['samples']} samples: {peer['failed']}")
+            continue
         click.echo(
             f"the peer     entropy over {peer['samples']} samples, {peer['tensors']} tensors, "
             f"{peer.get('num_bins', 128)} bins {peer['peer_s']:.2f} s, graphopt "
             f"{peer['same_s']:.2f} s: {peer['peer_s'] / peer['same_s']:.1f} times faster"
         )
+
+
+def _beside_peer(
+    model: pathlib.Path, data: pathlib.Path, size: int, turns: int, options: dict[str, int]
+) -> dict[str, Any]:
+    """Return the times of both sides; ``failed`` where the peer refuses the model."""
+    try:
+        return _run(_PEER.replace("OPTIONS", repr(options)), model, data, size, turns, [])
+    except click.ClickException as error:
+        return {"samples": size, **options, "failed": error.message}
 
 
 def _made_up(model: pathlib.Path, path: pathlib.Path) -> pathlib.Path:

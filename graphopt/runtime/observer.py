@@ -1,7 +1,7 @@
 """Looks at the values of a model while it runs; used in the child process only.
 
 What a run returns stays where it was computed: to send the activations to the parent would
-take as long as many a model does. While the values of one feed are looked at, the next one
+take as long as many a model does. While the values of a large feed are looked at, the next one
 runs, so that those of two are in memory at most.
 """
 
@@ -62,7 +62,12 @@ class Observer:
     def _flush(self) -> None:
         group, self._group, self._bytes = self._group, [], 0
         self._wait()
-        self._looking = self._pool.submit(self._look, group)
+        if len(group) > 1:
+            # Runs are short here: two threads would wait for the interpreter more than for
+            # each other.
+            self._look(group)
+        else:
+            self._looking = self._pool.submit(self._look, group)
 
     def _wait(self) -> None:
         looking, self._looking = self._looking, None

@@ -8,8 +8,9 @@ from typing import NamedTuple
 import onnx
 
 from graphopt.model_io.staging import scratch_folder
+from graphopt.runtime.loading import load_into
 from graphopt.runtime.process import Process
-from graphopt.runtime.session import Level, Model, describe, load_into
+from graphopt.runtime.session import Level, Model, describe
 
 __all__ = ["OptimizedNode", "nodes_of"]
 

@@ -15,9 +15,10 @@ from graphopt.errors import ExecutionError
 from graphopt.runtime import arrays, optimized
 from graphopt.runtime.evaluation import Evaluator, Result
 from graphopt.runtime.latency import Latency, summarize
+from graphopt.runtime.loading import load_into
 from graphopt.runtime.process import Process
 from graphopt.runtime.rounds import Plan
-from graphopt.runtime.session import Level, Model, Session, describe, load_into
+from graphopt.runtime.session import Level, Model, Session, describe
 
 __all__ = ["Runtime"]
 

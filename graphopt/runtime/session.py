@@ -3,25 +3,20 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 import os
-import pathlib
 import pickle
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Literal, Self, TypeAlias, TypeVar
 
 import numpy as np
-import onnx
 import onnx_ir as ir
 
-from graphopt import model_io
-from graphopt.errors import ExecutionError, ModelError
-from graphopt.model_io.staging import scratch_folder
+from graphopt.errors import ExecutionError, SamplesError
 from graphopt.runtime import arrays
 from graphopt.runtime.process import Process
 
-__all__ = ["Level", "Model", "Session", "describe", "load_into", "run_together"]
+__all__ = ["Level", "Loaded", "Model", "Session", "describe", "run_together"]
 
 Model: TypeAlias = "ir.Model | str | os.PathLike[str]"
 A = TypeVar("A")
@@ -32,10 +27,8 @@ Loaded: TypeAlias = "tuple[int, _Declared, _Declared, _Declared]"
 """Key of a model in its process; name, type and shape of its inputs, its outputs and the
 initializers that may be fed."""
 
-# Up to this many bytes of weights travel in the message; more go through a file, which
-# onnxruntime maps, and which has no limit of 2 GB.
-_INLINE_BYTES = 1 << 24
-_keys = itertools.count()
+# Feeds that are sent before the answer to the first has come: the child never waits for one.
+_AHEAD = 4
 
 
 class Session:
@@ -120,9 +113,31 @@ class Session:
             ExecutionError: As of ``run``.
         """
         self._request("watch", accumulators=pickle.dumps(dict(watched), protocol=5))
-        for index, feed in feeds:
-            self._request("observe", self._encoded(feed), names=list(feed), feed=index)
-            advance()
+        process = self._opened()
+        waiting = 0
+        with process.lock:
+            try:
+                for index, feed in feeds:
+                    if waiting == _AHEAD:
+                        waiting -= 1
+                        process.receive(what=self._what)
+                        advance()
+                    self._send(process, "observe", feed, feed_index=index)
+                    waiting += 1
+                while waiting:
+                    waiting -= 1
+                    process.receive(what=self._what)
+                    advance()
+            except (ExecutionError, SamplesError):
+                # Answers that are still to come would be taken for those of later requests.
+                while waiting and self.is_open:
+                    waiting -= 1
+                    with contextlib.suppress(ExecutionError):
+                        process.receive(what=self._what)
+                raise
+            except BaseException:
+                process.kill()
+                raise
         taken: dict[str, A] = pickle.loads(self._request("observed"))
         return taken
 
@@ -152,24 +167,25 @@ class Session:
     def _start(self, feeds: Mapping[str, np.ndarray]) -> Process:
         """Send a request to run; the caller holds the lock of the process."""
         process = self._opened()
-        process.send(
-            "run",
-            self._encoded(feeds),
-            what=self._what,
-            timeout=self._timeout,
-            key=self._key,
-            names=list(feeds),
-        )
+        self._send(process, "run", feeds)
         return process
 
-    def _request(self, operation: str, values: Sequence[Any] = (), **keywords: Any) -> Any:
-        answer, _ = self._opened().request(
+    def _send(
+        self, process: Process, operation: str, feed: Mapping[str, np.ndarray], **keywords: Any
+    ) -> None:
+        process.send(
             operation,
-            values,
+            self._encoded(feed),
             what=self._what,
             timeout=self._timeout,
             key=self._key,
+            names=list(feed),
             **keywords,
+        )
+
+    def _request(self, operation: str, **keywords: Any) -> Any:
+        answer, _ = self._opened().request(
+            operation, what=self._what, timeout=self._timeout, key=self._key, **keywords
         )
         return answer
 
@@ -244,76 +260,3 @@ def describe(model: Model) -> str:
     if isinstance(model, ir.Model):
         return f"the model {model.graph.name!r}" if model.graph.name else "the model"
     return os.fspath(model)
-
-
-def load_into(
-    process: Process,
-    model: Model,
-    *,
-    outputs: Sequence[str] = (),
-    level: Level = "all",
-    threads: int = 1,
-    config: Mapping[str, str] | None = None,
-    timeout: float | None = None,
-) -> Loaded:
-    """Load ``model`` in ``process``."""
-    key = next(_keys)
-    # Threads that spin while they wait for work take time from every other process.
-    entries = {"session.intra_op.allow_spinning": "0", **(config or {})}
-    with contextlib.ExitStack() as stack:
-        path, data, base = _payload(model, outputs, stack)
-        if base:
-            entries["session.model_external_initializers_file_folder_path"] = base
-        declared, _ = process.request(
-            "load",
-            [np.frombuffer(data, np.uint8)] if path is None else [],
-            what=describe(model),
-            timeout=timeout,
-            key=key,
-            model=path,
-            level=level,
-            threads=threads,
-            config=entries,
-        )
-    return key, *declared
-
-
-def _payload(
-    model: Model, outputs: Sequence[str], stack: contextlib.ExitStack
-) -> tuple[str | None, bytes, str]:
-    """Return the path of the model, or its bytes and the folder of its external data."""
-    if isinstance(model, ir.Model):
-        tensors = [
-            value.const_value
-            for graph in model.graphs()
-            for value in graph.initializers.values()
-            if value.const_value is not None
-        ]
-        external = [tensor for tensor in tensors if isinstance(tensor, ir.ExternalTensor)]
-        bases = {os.path.abspath(tensor.base_dir) for tensor in external}
-        inside = sum(tensor.nbytes for tensor in tensors) - sum(t.nbytes for t in external)
-        if len(bases) <= 1 and inside <= _INLINE_BYTES:
-            proto = ir.to_proto(model)
-            return None, _with_outputs(proto, outputs), next(iter(bases), "")
-        path = stack.enter_context(scratch_folder()) / "model.onnx"
-        model_io.save(model, path, external_data="always", durable=False)
-    else:
-        path = pathlib.Path(model).absolute()
-        if not path.is_file():
-            raise ModelError("missing-file", f"{os.fspath(model)} does not exist.")
-    if not outputs:
-        return str(path), b"", ""
-    if path.stat().st_size > _INLINE_BYTES and not isinstance(model, ir.Model):
-        # Its weights are in it: left where they are, and not parsed and written again.
-        return _payload(model_io.load(path), outputs, stack)
-    proto = onnx.load(path, load_external_data=False)
-    return None, _with_outputs(proto, outputs), str(path.parent)
-
-
-def _with_outputs(proto: onnx.ModelProto, names: Sequence[str]) -> bytes:
-    """Serialize ``proto`` with further outputs; onnxruntime infers their types."""
-    present = {value.name for value in proto.graph.output}
-    for name in dict.fromkeys(names):
-        if name not in present:
-            proto.graph.output.add().name = name
-    return bytes(proto.SerializeToString())

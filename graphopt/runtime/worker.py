@@ -74,14 +74,15 @@ class _Server:
     def watch(self, values: Sequence[Any], key: int, accumulators: bytes) -> Answer:
         """Begin to collect statistics of the values of a model."""
         del values
+        self._forget_observer(key)
         self._observers[key] = Observer(self._sessions[key], accumulators)
         return ("ok", None), ()
 
     def observe(
-        self, values: Sequence[Any], key: int, names: Sequence[str], feed: int
+        self, values: Sequence[Any], key: int, names: Sequence[str], feed_index: int
     ) -> Answer:
         """Run a model that is watched on the feed of this index."""
-        self._observers[key].observe(dict(zip(names, values, strict=True)), feed)
+        self._observers[key].observe(dict(zip(names, values, strict=True)), feed_index)
         return ("ok", None), ()
 
     def observed(self, values: Sequence[Any], key: int) -> Answer:
@@ -92,13 +93,15 @@ class _Server:
     def unload(self, values: Sequence[Any], key: int) -> Answer:
         del values
         self._sessions.pop(key, None)
-        if (observer := self._observers.pop(key, None)) is not None:
-            with contextlib.suppress(Exception):  # told already, or of no interest any more
-                observer.close()
-            del observer
+        self._forget_observer(key)
         gc.collect()
         _give_back_memory()
         return ("ok", None), ()
+
+    def _forget_observer(self, key: int) -> None:
+        if (observer := self._observers.pop(key, None)) is not None:
+            with contextlib.suppress(Exception):  # told already, or of no interest any more
+                observer.close()
 
     def evaluate(
         self,

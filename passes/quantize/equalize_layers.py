@@ -20,9 +20,10 @@ Preconditions, per layer:
     2. Conv, Gemm or MatMul (with the Add of its bias) with a constant weight, which nothing
        else uses; the same holds for all layers that read its result.
     3. Between them are only operators with ``f(s x) = s f(x)`` for s > 0: Relu, LeakyRelu,
-       PRelu, pooling, Flatten of one pixel. Not Clip: its bound would have to be scaled by
-       channel, and what clips by channel cannot be left to a Q, which saturates at one bound,
-       so that onnxruntime would run the layers around it in float.
+       PRelu, pooling, Flatten of one pixel. Not Clip (Relu6): its bound would have to be
+       scaled by channel, and what clips by channel cannot be left to a Q, which saturates at
+       one bound, so that onnxruntime would run the layers around it in float. What was tried
+       instead is told in docs/quantize.md.
     4. Nothing else reads the values in between, and none is a graph output.
     5. Some channel is scaled by ``min_factor`` at least.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 
 import graphs
@@ -124,6 +125,43 @@ def test_accumulator_that_fails_is_an_error_and_leaves_the_process_usable(
     with pytest.raises(ExecutionError, match=r"\(1, 4\) is too much"):
         accumulate(model, {"y": Fussy()}, samples, context)
     assert collect(model, ["y"], samples, context)["y"].count == 3 + 4 + 5
+
+
+@pytest.mark.parametrize("good", [0, 1, 5])
+def test_feeds_that_end_in_an_error_leave_the_session_usable(
+    good: int, context: Context
+) -> None:
+    """Whether it is the samples, the model or the accumulator, with answers still to come."""
+    model = graphs.load(MODEL)
+    empty = {"y": TensorStatistics()}
+
+    def broken() -> Iterator[tuple[int, dict[str, np.ndarray]]]:
+        yield from enumerate(feeds(good))
+        raise SamplesError("shape", "no more")
+
+    misshapen = [*enumerate(feeds(good)), (good, {"x": np.zeros(3, np.float32)})]
+    with context.runtime.session(model, outputs=["y"]) as session:
+        with pytest.raises(SamplesError, match="no more"):
+            session.observe(broken(), empty)
+        with pytest.raises(ExecutionError, match="Invalid rank"):
+            session.observe([*misshapen, *enumerate(feeds(3))], empty)
+        found = session.observe(enumerate(feeds(7)), empty)["y"]
+        np.testing.assert_array_equal(session.run(feeds(1)[0])["y"], feeds(1)[0]["x"] ** 2)
+    assert found.count == sum(feed["x"].size for feed in feeds(7))
+    assert empty["y"].count == 0
+
+
+def test_interrupt_between_feeds_ends_the_process(context: Context) -> None:
+    def interrupted() -> Iterator[tuple[int, dict[str, np.ndarray]]]:
+        yield from enumerate(feeds(3))
+        raise KeyboardInterrupt
+
+    model = graphs.load(MODEL)
+    with context.runtime.session(model, outputs=["y"]) as session:
+        with pytest.raises(KeyboardInterrupt):
+            session.observe(interrupted(), {"y": TensorStatistics()})
+        assert not session.is_open
+    assert collect(model, ["y"], Samples.from_feeds(feeds(2)), context)["y"].count == 7
 
 
 def test_each_feed_is_told_to_accumulators_that_keep_them_apart(context: Context) -> None:

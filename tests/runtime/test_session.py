@@ -121,7 +121,7 @@ def test_weights_of_two_folders(shared_runtime, tmp_path):
 def test_weights_that_are_too_large_for_a_message(
     shared_runtime, model, monkeypatch, tmp_path
 ):
-    monkeypatch.setattr("graphopt.runtime.session._INLINE_BYTES", 15)
+    monkeypatch.setattr("graphopt.runtime.loading._INLINE_BYTES", 15)
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     with shared_runtime.session(model, outputs=["middle"]) as session:
         assert list(tmp_path.iterdir()) == []
@@ -417,7 +417,7 @@ def test_configuration_entries_reach_onnxruntime(shared_runtime):
 def test_more_outputs_of_a_large_file(shared_runtime, model, monkeypatch, tmp_path):
     path = tmp_path / "model.onnx"
     ir.save(model, path)
-    monkeypatch.setattr("graphopt.runtime.session._INLINE_BYTES", 15)
+    monkeypatch.setattr("graphopt.runtime.loading._INLINE_BYTES", 15)
     with shared_runtime.session(path, outputs=["middle"]) as session:
         np.testing.assert_array_equal(session.run(FEEDS)["middle"], MIDDLE)
     assert list(tmp_path.iterdir()) == [path]
