@@ -12,7 +12,7 @@ from graphopt.analysis.constants import attribute, tensor_of
 from graphopt.analysis.coupling.cut import drop_unused
 from graphopt.edit import Edit
 
-__all__ = ["Layer", "layer_of", "put_constant"]
+__all__ = ["Layer", "layer_of", "put_constant", "weight_place"]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -21,12 +21,14 @@ class Layer:
 
     Attributes:
         node: The node.
-        weight_index: Its input that is the weight.
+        weight_node, weight_index: Where the weight is: an input of the node itself, or of a
+            Transpose in between, as exporters leave it.
         bias_node, bias_index: Where the bias is: an input of the node itself, or of the Add
             that follows; it may not be there yet. ``None``: there is no place for one.
     """
 
     node: ir.Node
+    weight_node: ir.Node
     weight_index: int
     bias_node: ir.Node | None
     bias_index: int
@@ -48,7 +50,10 @@ class Layer:
         """Axis of the weight that makes the outputs."""
         if self.node.op_type == "Conv":
             return 0
-        return 0 if attribute(self.node, "transB", 0) else 1
+        swapped = bool(attribute(self.node, "transB", 0)) != (
+            self.weight_node is not self.node
+        )
+        return 0 if swapped else 1
 
     @property
     def adds_bias_later(self) -> bool:
@@ -57,7 +62,7 @@ class Layer:
 
     def weight(self) -> np.ndarray:
         """Return the weight: float64 ``[outputs, inputs]``; of a Conv with the kernel."""
-        tensor = tensor_of(self.node.inputs[self.weight_index])
+        tensor = tensor_of(self.weight_node.inputs[self.weight_index])
         assert tensor is not None
         data = tensor.numpy().astype(np.float64)
         return data.reshape(len(data), -1) if self.out_axis == 0 else data.T
@@ -130,13 +135,13 @@ class Layer:
 
     def set(self, edit: Edit, weight: np.ndarray, bias: np.ndarray | None) -> None:
         """Give the layer another weight ``[outputs, inputs]`` and bias ``[outputs]``."""
-        value = self.node.inputs[self.weight_index]
+        value = self.weight_node.inputs[self.weight_index]
         tensor = tensor_of(value)
         assert value is not None
         assert tensor is not None
         data = weight if self.out_axis == 0 else weight.T
         data = np.ascontiguousarray(data.reshape(tensor.shape.numpy()), tensor.dtype.numpy())
-        put_constant(edit, self.node, self.weight_index, data)
+        put_constant(edit, self.weight_node, self.weight_index, data)
         if bias is not None and self.bias_node is not None:
             put_constant(edit, self.bias_node, self.bias_index, bias.astype(data.dtype))
 
@@ -153,13 +158,28 @@ def put_constant(edit: Edit, node: ir.Node, index: int, data: np.ndarray) -> Non
         drop_unused(edit, value)
 
 
+def weight_place(node: ir.Node, index: int) -> tuple[ir.Node, int]:
+    """Return where the constant is that ``node`` reads there: behind a Transpose, too."""
+    value = node.inputs[index]
+    before = value.producer() if value is not None else None
+    if value is None or before is None or before.domain or before.op_type != "Transpose":
+        return node, index
+    swaps = list(attribute(before, "perm", [1, 0])) == [1, 0]
+    alone = len(value.uses()) == 1 and not value.is_graph_output()
+    source = tensor_of(before.inputs[0])
+    if swaps and alone and source is not None and len(source.shape) == 2:
+        return before, 0
+    return node, index
+
+
 def layer_of(node: ir.Node) -> Layer | str:
     """Return the layer that ``node`` is, or why it is none that can be fitted."""
     if node.domain or node.op_type not in ("Conv", "Gemm", "MatMul"):
         return "it is no Conv, Gemm or MatMul"
     if node.inputs[0] is None or node.inputs[0].is_initializer():
         return "its first input is an initializer"
-    value = node.inputs[1]
+    place = weight_place(node, 1)
+    value = place[0].inputs[place[1]]
     tensor = tensor_of(value)
     if (
         value is None
@@ -177,7 +197,7 @@ def layer_of(node: ir.Node) -> Layer | str:
     if node.op_type == "Conv":
         if attribute(node, "group", 1) != 1:
             return "it has groups"
-        return _with_own_bias(node)
+        return _with_own_bias(node, place)
     if len(tensor.shape) != 2:
         return "its weight is no matrix"
     if node.op_type == "Gemm":
@@ -185,22 +205,22 @@ def layer_of(node: ir.Node) -> Layer | str:
             return "it transposes or scales its input"
         if attribute(node, "beta", 1.0) != 1.0:
             return "it scales its bias"
-        return _with_own_bias(node)
+        return _with_own_bias(node, place)
     uses = node.outputs[0].uses()
     if len(uses) == 1 and not node.outputs[0].is_graph_output():
         (use,) = uses
         if use.node.op_type == "Add" and not use.node.domain:
             added = tensor_of(use.node.inputs[1 - use.idx])
-            width = tensor.shape.numpy()[1]
+            width = tensor.shape.numpy()[Layer(node, *place, None, 0).out_axis]
             if added is not None and tuple(added.shape.numpy()) == (width,):
-                return Layer(node, 1, use.node, 1 - use.idx)
-    return Layer(node, 1, None, 0)
+                return Layer(node, *place, use.node, 1 - use.idx)
+    return Layer(node, *place, None, 0)
 
 
-def _with_own_bias(node: ir.Node) -> Layer | str:
+def _with_own_bias(node: ir.Node, place: tuple[ir.Node, int]) -> Layer | str:
     bias = node.inputs[2] if len(node.inputs) > 2 else None
     if bias is not None:
         tensor = tensor_of(bias)
         if tensor is None or sum(int(dim) > 1 for dim in tensor.shape.numpy()) > 1:
             return "its bias is no constant vector"
-    return Layer(node, 1, node, 2)
+    return Layer(node, *place, node, 2)

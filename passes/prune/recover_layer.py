@@ -12,7 +12,7 @@ from graphopt.edit import Edit
 from graphopt.rewriter import Rewriter
 
 from .compaction import Compactor
-from .layers import Layer, layer_of
+from .layers import Layer, layer_of, weight_place
 from .least_squares import HELD_OUT, Moments, Rows, chunks, fit, needed_bytes
 from .recovered import HOLD_OUT, Pair, Recovered
 
@@ -39,7 +39,7 @@ def layers_to_fit(
     for node, operands in dimensions.coupling.contractions:
         if node in done or node.graph is not rewriter.model.graph:
             continue
-        weights = [(index, axis) for index, axis in operands if (node, index) in sites]
+        weights = [(i, axis) for i, axis in operands if weight_place(node, i) in sites]
         if not weights or all(
             axis.size == 1 or compactor.alive(axis).all() for _, axis in weights
         ):
@@ -54,7 +54,7 @@ def layers_to_fit(
             reason = f"it needs {needed >> 20} MB and memory_limit is {limit_bytes >> 20} MB"
             rewriter.skip("recover-layer", node, reason)
             continue
-        out = sites[node, layer.weight_index].axes[layer.out_axis]
+        out = sites[layer.weight_node, layer.weight_index].axes[layer.out_axis]
         alive = np.ones(1, bool) if out.size == 1 else compactor.alive(out)
         yield layer, np.nonzero(alive)[0]
 

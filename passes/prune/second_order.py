@@ -21,7 +21,7 @@ from graphopt.passbase import Context
 from graphopt.samples import Samples
 
 from .gram import Gram
-from .layers import Layer, layer_of
+from .layers import Layer, layer_of, weight_place
 from .least_squares import chunks
 from .prefix import prefix_of
 
@@ -68,11 +68,12 @@ def consumers_of(dimensions: Dimensions, group: Group) -> list[Consumer]:
     found: list[Consumer] = []
     for node, operands in coupling.contractions:
         for index, axis in operands:
-            if (node, index) not in sites or axis.size == 1:
+            place = weight_place(node, index)
+            if place not in sites or axis.size == 1:
                 continue
             where = position[dimensions.rows(axis)].max(axis=1)
             layer = layer_of(node) if (where >= 0).any() else ""
-            if isinstance(layer, Layer) and index == layer.weight_index:
+            if isinstance(layer, Layer) and place == (layer.weight_node, layer.weight_index):
                 columns = layer.weight().shape[1]
                 found.append(Consumer(layer, np.repeat(where, columns // len(where))))
     return found

@@ -179,3 +179,42 @@ def test_a_shared_bias_gets_a_copy():
     assert isinstance(model, ir.Model)
     assert second.inputs[2].name == "b"
     assert first.inputs[2].const_value.numpy().tolist() == [1] * 5
+
+
+@pytest.mark.parametrize("transposed", [0, 1])
+def test_a_weight_behind_a_transpose_is_read_and_written_as_the_layer_has_it(transposed):
+    text = """g (float[4, 3] x) => (float[4, 5] y) <float[5, 3] w>
+              { t = Transpose<perm = [1, 0]>(w)
+                y = MatMul(x, t) }"""
+    if transposed:
+        text = """g (float[4, 3] x) => (float[4, 5] y) <float[3, 5] w>
+                  { t = Transpose<perm = [1, 0]>(w)
+                    y = Gemm<transB = 1>(x, t) }"""
+    model = network(text)
+    transpose, node = model.graph
+    layer = layer_of(node)
+    assert layer.weight_node is transpose
+    data = model.graph.initializers["w"].const_value.numpy()
+    np.testing.assert_array_equal(layer.weight(), data.T if transposed else data)
+    assert layer.out_axis == transposed
+
+
+@pytest.mark.parametrize(
+    "more", ["z = Relu(t)", "z = Transpose<perm = [0, 1]>(t)", "z = Identity(t)"]
+)
+def test_a_transposed_weight_with_another_use_is_no_layer(more):
+    text = f"""g (float[4, 3] x) => (float[4, 5] y, float[3, 5] z) <float[5, 3] w>
+               {{ t = Transpose<perm = [1, 0]>(w)
+                  y = MatMul(x, t)
+                  {more} }}"""
+    node = list(network(text).graph)[1]
+    assert layer_of(node) == "its second input is no floating-point constant"
+
+
+@pytest.mark.parametrize(("shape", "perm"), [("[3, 5]", "[0, 1]"), ("[2, 5, 3]", "[0, 2, 1]")])
+def test_only_a_matrix_that_is_swapped_counts_as_a_weight(shape, perm):
+    text = f"""g (float[2, 4, 3] x) => (float[2, 4, 5] y) <float{shape} w>
+               {{ t = Transpose<perm = {perm}>(w)
+                  y = MatMul(x, t) }}"""
+    node = list(network(text).graph)[1]
+    assert layer_of(node) == "its second input is no floating-point constant"
