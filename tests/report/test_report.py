@@ -239,7 +239,7 @@ def test_what_was_cut_was_not_left_alone() -> None:
 
     assert (rows["w1"].kept, rows["w1"].reason) == (8, "")
     assert rows["w3"].kept == rows["w3"].channels == 10
-    assert rows["w3"].reason == "prune-channels: frozen by graph output 'y'"
+    assert rows["w3"].reason == "prune-channels: frozen: graph output 'y'"
 
 
 def test_without_a_target_nothing_has_passed_and_without_times_there_is_no_column(

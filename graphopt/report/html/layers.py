@@ -211,7 +211,7 @@ def _frozen(result: Result) -> Mapping[str, str]:
         groups = plan.get("groups", ()) if isinstance(plan, Mapping) else ()
         for group in groups:
             for weight in group.get("weights", ()) if group.get("reason") else ():
-                text = f"{step.pass_.name}: frozen by {group['reason']}"
+                text = f"{step.pass_.name}: frozen: {group['reason']}"
                 frozen.setdefault(str(weight), text)
     return frozen
 
