@@ -94,8 +94,8 @@ class Process:
         self.generation = 0
         self._child: _Child | None = None
         self._finalizer: weakref.finalize[..., Process] | None = None
+        self._timeout: float | None = None
         self._deadline: float | None = None
-        self._seconds = 0.0
         self._noise_start = 0
 
     @property
@@ -155,8 +155,8 @@ class Process:
         """Do the first half of ``request``; the caller holds the lock until the second."""
         self.ensure()
         assert self._child is not None
-        self._seconds = timeout or 0.0
-        self._deadline = None if timeout is None else time.monotonic() + timeout
+        self._timeout = timeout
+        self._start_clock()
         size = os.fstat(self._child.noise.fileno()).st_size
         if size > _NOISE_BYTES:
             self._child.noise.truncate(0)
@@ -177,9 +177,15 @@ class Process:
                     break
                 if progress is not None:
                     progress(answer[1])
+        # A request that was sent ahead begins now.
+        self._start_clock()
         if answer[0] == "error":
             raise error_of(what, answer[1], answer[2])
         return answer[1], values
+
+    def _start_clock(self) -> None:
+        seconds = self._timeout
+        self._deadline = None if seconds is None else time.monotonic() + seconds
 
     @contextlib.contextmanager
     def _surviving(self, what: str) -> Any:
@@ -191,7 +197,7 @@ class Process:
             self.kill()
             raise ExecutionError(
                 "timeout",
-                f"onnxruntime did not finish running {what} within {self._seconds:g} s.",
+                f"onnxruntime did not finish running {what} within {self._timeout:g} s.",
                 hint="Allow more time, or look for a loop that does not end.",
             ) from None
         except BaseException:

@@ -8,9 +8,11 @@ import pickle
 import signal
 import subprocess
 import sys
+import tempfile
 import textwrap
 import threading
 import time
+import types
 
 import pytest
 
@@ -327,3 +329,32 @@ def test_no_file_is_left(process, tmp_path, monkeypatch):
     with contextlib.suppress(ExecutionError):
         process.request("misbehave", what="test", how="SIGKILL")
     assert list(pathlib.Path(tmp_path).iterdir()) == []
+
+
+def test_clock_of_a_request_sent_ahead_starts_when_the_one_before_is_answered(monkeypatch):
+    now, deadlines = 100.0, []
+
+    class Answers:
+        """A channel whose other end takes 9 seconds for each request."""
+
+        def send(self, head, values, deadline):
+            pass
+
+        def receive(self, deadline):
+            nonlocal now
+            deadlines.append(deadline)
+            now += 9
+            return ("ok", None), []
+
+    monkeypatch.setattr("graphopt.runtime.process.time.monotonic", lambda: now)
+    process = Process()
+    with tempfile.TemporaryFile() as noise:
+        process._child = types.SimpleNamespace(
+            owner=os.getpid(), noise=noise, channel=Answers()
+        )
+        for _ in range(3):
+            process.send("run", what="test", timeout=10)
+        for _ in range(3):
+            process.receive(what="test")
+        process._child = None
+    assert deadlines == [110, 119, 128]
