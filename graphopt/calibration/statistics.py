@@ -118,7 +118,8 @@ class TensorStatistics:
         """Take in arrays, each of which came from another feed; faster if they are small."""
         kinds = {(array.shape[1:], array.dtype) for array in arrays}
         if len(arrays) > 1 and len(kinds) == 1 and all(array.ndim for array in arrays):
-            together = np.concatenate(arrays)
+            # As it is looked at: of float64, float32 may make an infinity.
+            together = np.asarray(np.concatenate(arrays), np.float32)
             # Of what is not finite it has to be known which feed it came from.
             if np.isfinite(together).all():
                 self.update(together)

@@ -109,6 +109,13 @@ def test_many_at_once_are_as_one_by_one(arrays: list[np.ndarray]) -> None:
     assert together.first_not_finite == alone.first_not_finite
 
 
+@pytest.mark.filterwarnings("ignore:overflow encountered in cast")
+def test_number_that_float32_does_not_hold_is_of_its_feed() -> None:
+    stats = TensorStatistics()
+    stats.update_many([np.array([1.0]), np.array([1e300])], [4, 5])
+    assert (stats.count, stats.not_finite, stats.first_not_finite) == (2, 1, 5)
+
+
 def test_ragged_arrays_are_one_tensor() -> None:
     stats = statistics_of(np.ones((2, 3)), np.full((1, 7), 2.0), np.zeros(()), np.ones((4, 0)))
     assert (stats.count, stats.low, stats.high) == (14, 0, 2)
