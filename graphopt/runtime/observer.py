@@ -12,6 +12,8 @@ from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
+import numpy as np
+
 from graphopt.runtime.loaded import Loaded, size_of
 from graphopt.runtime.wire import Opaque
 
@@ -41,21 +43,28 @@ class Observer:
 
     def observe(self, feeds: Mapping[str, Any], index: int) -> None:
         """Run one feed; what its values do is known when a later call returns."""
-        results = self._loaded.run(feeds)
         values = dict(feeds)
-        values.update(zip(self._names, results, strict=True))
-        self._group.append((index, values))
-        self._bytes += sum(map(size_of, results))
-        del results, values
+        values.update(zip(self._names, self._loaded.run(feeds), strict=True))
+        # Nothing else is held: an image is large next to the few numbers a layer takes.
+        watched = {name: values[name] for name in self._accumulators}
+        self._group.append((index, watched))
+        self._bytes += sum(map(size_of, watched.values()))
+        del values, watched
         if self._bytes >= _GROUP_BYTES:
             self._flush()
 
-    def close(self) -> bytes:
-        """Return the accumulators, pickled; the observer is of no use any more."""
+    def close(self) -> tuple[bytes, list[Any]]:
+        """Return the accumulators, pickled; the observer is of no use any more.
+
+        The arrays in them come apart, as uint8: second moments may take 500 MB, and each copy
+        of them as much again.
+        """
+        buffers: list[pickle.PickleBuffer] = []
         try:
             self._flush()
             self._wait()
-            return pickle.dumps(self._accumulators, protocol=5)
+            head = pickle.dumps(self._accumulators, 5, buffer_callback=buffers.append)
+            return head, [np.asarray(buffer.raw()) for buffer in buffers]
         finally:
             self._pool.shutdown()
 

@@ -138,7 +138,8 @@ class Session:
             except BaseException:
                 process.kill()
                 raise
-        taken: dict[str, A] = pickle.loads(self._request("observed"))
+        pickled, buffers = self._request("observed")
+        taken: dict[str, A] = pickle.loads(pickled, buffers=buffers)
         return taken
 
     def close(self) -> None:
@@ -183,11 +184,10 @@ class Session:
             **keywords,
         )
 
-    def _request(self, operation: str, **keywords: Any) -> Any:
-        answer, _ = self._opened().request(
+    def _request(self, operation: str, **keywords: Any) -> tuple[Any, list[Any]]:
+        return self._opened().request(
             operation, what=self._what, timeout=self._timeout, key=self._key, **keywords
         )
-        return answer
 
     def _opened(self) -> Process:
         if self._process is None or not self.is_open:

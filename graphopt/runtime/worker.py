@@ -88,7 +88,8 @@ class _Server:
     def observed(self, values: Sequence[Any], key: int) -> Answer:
         """Return the statistics of a model that is watched."""
         del values
-        return ("ok", self._observers.pop(key).close()), ()
+        accumulators, buffers = self._observers.pop(key).close()
+        return ("ok", accumulators), buffers
 
     def unload(self, values: Sequence[Any], key: int) -> Answer:
         del values

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pathlib
+import re
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 
@@ -14,6 +16,7 @@ from graphopt.calibration.collect import accumulate, collect
 from graphopt.calibration.statistics import TensorStatistics
 from graphopt.errors import ExecutionError, SamplesError
 from graphopt.passbase import Context
+from graphopt.runtime import Runtime
 from graphopt.samples import Samples
 
 MODEL = """g (float[n,m] x) => (float[n,m] z) { y = Mul(x, x) z = Sqrt(y) }"""
@@ -173,3 +176,25 @@ def test_each_feed_is_told_to_accumulators_that_keep_them_apart(context: Context
 
 def same() -> list[dict[str, np.ndarray]]:
     return [{"x": np.full((1, 3), i, np.float32)} for i in range(3)]
+
+
+@pytest.mark.parametrize("name", ["x", "y"])
+def test_memory_does_not_depend_on_how_many_large_feeds_there_are(name: str) -> None:
+    """Neither where they are looked at, nor where all that is, is small."""
+    large = {"x": np.ones((1, 1 << 20), np.float32)}
+    model = graphs.load("g (float[n,m] x) => (float[n,1] y) { y = ReduceMax(x) }")
+
+    def peak_kb(count: int) -> int:
+        with Runtime() as runtime, runtime.session(model) as session:
+            session.observe(((index, large) for index in range(count)), {name: Nothing()})
+            status = pathlib.Path(f"/proc/{session._process.pid}/status").read_text()
+            return int(re.search(r"VmHWM:\s+(\d+)", status)[1])
+
+    assert peak_kb(24) < peak_kb(4) + 32 * 1024
+
+
+class Nothing:
+    """Looks at nothing."""
+
+    def update(self, values: np.ndarray, feed: int) -> None:
+        pass
