@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from graphopt.calibration.ranges import RangeMethod
+from graphopt.errors import ExecutionError
 
 from .auto_choice import Choice, Evaluation, Speed
 
@@ -17,6 +19,8 @@ if TYPE_CHECKING:
     from .auto_judge import Judge
 
 __all__ = ["AutoBench"]
+
+logger = logging.getLogger(__name__)
 
 METHODS: tuple[RangeMethod, ...] = ("minmax", "average", "percentile", "entropy", "mse")
 
@@ -81,8 +85,27 @@ class AutoBench:
         is_partial = found.samples < self._judge.evidence.samples
         return Evaluation(choice, found.value, found.proven, size, is_partial=is_partial)
 
-    def speeds(self, choices: Sequence[Choice]) -> list[Speed]:
-        """Return how long choices take, all measured in turn with the original."""
+    def speeds(self, choices: Sequence[Choice]) -> list[Speed | None]:
+        """Return how long choices take, all measured in turn with the original.
+
+        Where onnxruntime dies of that, each by itself: together they take more memory.
+        ``None``: it does not bear that either.
+        """
+        try:
+            return self._timed(choices)
+        except ExecutionError as error:
+            if len(choices) > 1:
+                return [speed for choice in choices for speed in self.speeds([choice])]
+            (choice,) = choices
+            logger.warning(
+                "quantize-auto: how fast %s is with %d operators in float is not known: %s",
+                choice.scheme,
+                len(choice.kept),
+                error.message,
+            )
+            return [None]
+
+    def _timed(self, choices: Sequence[Choice]) -> list[Speed | None]:
         feed = next(iter(self._calibration.feeds()))
         models = [self._builder.original, *map(self._builder.build, choices)]
         first, *measured = self._context.runtime.latency(models, feed)

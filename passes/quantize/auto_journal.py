@@ -80,7 +80,7 @@ class Journal:
             self._write()
         return self._harms[key]
 
-    def speeds(self, choices: Sequence[Choice]) -> list[Speed]:
+    def speeds(self, choices: Sequence[Choice]) -> list[Speed | None]:
         """Return how long choices take, all measured in turn with the original."""
         return self._measure.speeds(choices)
 

@@ -107,7 +107,7 @@ def _why_it_stays(
         if found.choice.scheme == scheme and set(found.choice.kept) <= kept - {name}
     ]
     if good := [found for found in with_it if found.proven >= target]:
-        if not outcome.is_complete and all(found.speed is None for found in good):
+        if all(found.speed is None for found in good):
             return "the target holds with it in integer: how fast that is was not measured"
         return "the target holds with it in integer, but it is no faster"
     alone = [found for found in with_it if len(found.choice.kept) == len(kept) - 1]

@@ -42,8 +42,11 @@ class Measure(Protocol):
         """Return what one operator alone does in integer, for the work that it saves."""
         ...
 
-    def speeds(self, choices: Sequence[Choice]) -> list[Speed]:
-        """Return how long choices take, all measured in turn with the original."""
+    def speeds(self, choices: Sequence[Choice]) -> list[Speed | None]:
+        """Return how long choices take, all measured in turn with the original.
+
+        ``None``: that could not be measured.
+        """
         ...
 
 
@@ -80,6 +83,7 @@ class Search:
         self._advance: Callable[[], None] = lambda: None
         self._original = original
         self._found: dict[Choice, Evaluation] = {original.choice: original}
+        self._untimed: set[Choice] = set()  # what could not be
         self._is_complete = False
 
     def run(self) -> Outcome:
@@ -144,26 +148,37 @@ class Search:
         are, the better each is known. The best so far is measured again: what was measured
         together compares.
         """
-        waiting = [
-            choice
-            for choice, found in self._found.items()
-            if found.speed is None
-            and found.quality > -math.inf  # what has none may be what cannot be run
-            and (not choice.kept or self._is_least(found))
-        ]
-        if waiting:
+        while waiting := self._waiting():
             best = self.outcome().best.choice
             waiting += [best] if best.scheme else []
             with self._phase(f"measuring {len(waiting)} of them", None):
                 speeds = self._measure.speeds(waiting)
             for choice, speed in zip(waiting, speeds, strict=True):
-                self._found[choice] = dataclasses.replace(self._found[choice], speed=speed)
+                if speed is None:
+                    self._untimed.add(choice)
+                else:
+                    self._found[choice] = dataclasses.replace(self._found[choice], speed=speed)
+
+    def _waiting(self) -> list[Choice]:
+        """Return what is to be timed next."""
+        return [
+            choice
+            for choice, found in self._found.items()
+            if found.speed is None
+            and choice not in self._untimed
+            and found.quality > -math.inf  # what has none may be what cannot be run
+            and (not choice.kept or self._is_least(found))
+        ]
 
     def _is_least(self, evaluation: Evaluation) -> bool:
-        """Whether it keeps the quality, and nothing that does has more of it in integer."""
+        """Whether it keeps the quality, and nothing that does has more of it in integer.
+
+        What cannot be timed does not count: another has to stand in for it.
+        """
         kept = set(evaluation.choice.kept)
         return self._keeps(evaluation) and not any(
-            other.choice.scheme == evaluation.choice.scheme
+            other.choice not in self._untimed
+            and other.choice.scheme == evaluation.choice.scheme
             and kept > set(other.choice.kept)
             and self._keeps(other)
             for other in self._found.values()

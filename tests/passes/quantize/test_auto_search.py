@@ -113,6 +113,47 @@ def test_what_cannot_be_run_is_not_timed_and_the_search_goes_on() -> None:
     assert outcome.best.choice == Choice("static", (NAMES[0],))
 
 
+def test_what_cannot_be_timed_gives_way_to_what_can() -> None:
+    class Dies(Model):
+        """onnxruntime dies while it times what has the first two operators in integer."""
+
+        def speeds(self, choices: Sequence[Choice]) -> list[Speed | None]:
+            return [
+                speed if NAMES[1] in choice.kept else None
+                for choice, speed in zip(choices, super().speeds(choices), strict=True)
+            ]
+
+    outcome = search(Dies([1.0] + [0.0001] * 15), 0.99)
+    assert outcome.is_complete
+    assert outcome.best.choice == Choice("static", tuple(sorted(NAMES[:2])))
+    untimed = [found for found in outcome.evaluations if NAMES[1] not in found.choice.kept]
+    assert all(found.speed is None for found in untimed if found.choice.scheme)
+
+
+def test_best_so_far_stays_where_it_cannot_be_timed_again() -> None:
+    class Once(Model):
+        """Dynamic is fast, but misses the target unless something is left behind."""
+
+        def quality(self, choice: Choice) -> Evaluation:
+            holds = choice.scheme == "static" or bool(choice.kept)
+            return dataclasses.replace(super().quality(choice), proven=float(holds))
+
+        def speeds(self, choices: Sequence[Choice]) -> list[Speed | None]:
+            known = set(self.timed)
+            self.timed += choices
+            ratios = {("static", False): 0.5, ("dynamic", False): 0.1, ("dynamic", True): 0.9}
+            return [
+                None if choice in known else Speed(ratios[choice.scheme, bool(choice.kept)], 1)
+                for choice in choices
+            ]
+
+    model = Once([0.0] * 16)
+    outcome = Search({"static": NAMES, "dynamic": NAMES}, 0.9, model, ORIGINAL).run()
+    assert model.timed.count(Choice("static")) > 1
+    assert outcome.best.choice == Choice("static")
+    assert outcome.best.speed == Speed(0.5, 1)
+
+
 def test_gain_within_the_noise_of_the_clock_is_none() -> None:
     assert search(Model([0.0] * 16, saves=0.001), 0.9).best.choice == Choice()
 

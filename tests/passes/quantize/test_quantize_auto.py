@@ -13,8 +13,10 @@ from graphopt.passes.quantize.auto_held_out import HeldOut
 from graphopt.passes.quantize.quantize_auto import QuantizeAuto
 from quantized import array_of, load_with_weights, set_array
 
-from graphopt.errors import OutputError, PipelineError, SamplesError
+from graphopt.errors import ExecutionError, OutputError, PipelineError, SamplesError
 from graphopt.passbase import Context
+from graphopt.runtime import Runtime
+from graphopt.runtime.latency import Latency
 from graphopt.samples import Samples
 
 MLP = """g (float[N,32] x, float[32,32] A, float[32,32] B, float[32,16] C) => (float[N,16] z)
@@ -288,6 +290,47 @@ def test_reason_of_what_was_not_timed_before_the_end(
     assert set(reasons_of(context).values()) == {
         "the target holds with all in integer: how fast that is was not measured"
     }
+
+
+def deaths(monkeypatch: pytest.MonkeyPatch, alive: int) -> None:
+    """Let the process die that times more than this many models; one saves half."""
+
+    def latency(self: Runtime, models: list[ir.Model], feed: object) -> list[Latency]:
+        if len(models) > alive:
+            raise ExecutionError("crashed", "onnxruntime died of SIGKILL.")
+        ratios = [1.0] + [0.5] * (len(models) - 1)
+        return [Latency(r, r, (r, r), r, (r, r), 1) for r in ratios]
+
+    monkeypatch.setattr(Runtime, "latency", latency)
+
+
+@pytest.mark.usefixtures("only_two_is_hard")
+def test_models_that_cannot_be_timed_together_are_timed_alone(
+    context: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deaths(monkeypatch, alive=2)
+    result = choose(network(), context, target=0.85)
+    assert [found["speedup"] for found in result.details["candidates"]] == [1.0, 2.0, 2.0]
+    assert best(result)["kept"] == []
+
+
+@pytest.mark.usefixtures("only_two_is_hard")
+def test_search_whose_latency_run_dies_keeps_what_it_found(
+    context: Context, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    deaths(monkeypatch, alive=1)
+    result = choose(network(), context, target=0.85, schemes=("static",))
+    assert not result.modified
+    assert result.details["is_complete"]
+    assert [found["quality"] for found in result.details["candidates"]][1:] == [0.9]
+    assert set(reasons_of(context).values()) == {
+        "the target holds with all in integer: how fast that is was not measured"
+    }
+    (said,) = [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
+    assert said == (
+        "quantize-auto: how fast static is with 0 operators in float is not known: "
+        "onnxruntime died of SIGKILL."
+    )
 
 
 def test_reason_of_what_does_not_run(
