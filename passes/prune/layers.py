@@ -12,6 +12,8 @@ from graphopt.analysis.constants import attribute, tensor_of
 from graphopt.analysis.coupling.cut import drop_unused
 from graphopt.edit import Edit
 
+from .weights import place_of
+
 __all__ = ["Layer", "layer_of", "put_constant", "weight_place"]
 
 
@@ -102,7 +104,7 @@ class Layer:
 
     def _windows(self, x: np.ndarray) -> np.ndarray:
         """Return a view ``[batch, channels, positions..., kernel...]``."""
-        tensor = tensor_of(self.node.inputs[self.weight_index])
+        tensor = tensor_of(self.weight_node.inputs[self.weight_index])
         assert tensor is not None
         kernel = [int(size) for size in tensor.shape.numpy()[2:]]
         rank = len(kernel)
@@ -159,17 +161,14 @@ def put_constant(edit: Edit, node: ir.Node, index: int, data: np.ndarray) -> Non
 
 
 def weight_place(node: ir.Node, index: int) -> tuple[ir.Node, int]:
-    """Return where the constant is that ``node`` reads there: behind a Transpose, too."""
-    value = node.inputs[index]
-    before = value.producer() if value is not None else None
-    if value is None or before is None or before.domain or before.op_type != "Transpose":
+    """Return where the constant is that ``node`` reads there, or a matrix behind a Transpose.
+
+    What a Transpose returns to others as well is no weight of a layer: they would see another.
+    """
+    place = place_of(node, index)
+    if place.axes and not (place.alone and place.axes == (1, 0)):
         return node, index
-    swaps = list(attribute(before, "perm", [1, 0])) == [1, 0]
-    alone = len(value.uses()) == 1 and not value.is_graph_output()
-    source = tensor_of(before.inputs[0])
-    if swaps and alone and source is not None and len(source.shape) == 2:
-        return before, 0
-    return node, index
+    return place.node, place.index
 
 
 def layer_of(node: ir.Node) -> Layer | str:

@@ -7,9 +7,11 @@ Before -> after::
 
 Preconditions, per weight (one that fails is left alone and the reason recorded):
     1. It is a floating-point constant with two axes or more that Conv, ConvTranspose, Gemm,
-       MatMul, LSTM, GRU or RNN multiply with, and not an input of the graph.
+       MatMul, LSTM, GRU or RNN multiply with, as it is or behind a Transpose, and not an
+       input of the graph.
     2. ``include`` and ``exclude`` let it pass.
-    3. All its elements are finite.
+    3. No Gather looks rows up in it: it would be an embedding, too.
+    4. All its elements are finite.
 
 Numerics: lossy. Elements that are kept keep their bits, but by ``method=sparsegpt``.
 Scope: main graph and subgraphs.
@@ -147,6 +149,8 @@ class PruneWeights(Pass):
             return f"it is excluded by {pattern!r}"
         if self.include and not matches(weight, self.include):
             return "it is not included"
+        if any(node.op_type == "Gather" for node in weight.users):
+            return "it is an embedding, too"
         if not np.isfinite(weight.tensor.numpy()).all():
             return "it has elements that are not finite"
         return ""
@@ -197,11 +201,10 @@ def _setter(weight: Weight, tensor: ir.TensorProtocol, share: float) -> Rewrite:
         if weight.value.is_initializer():
             edit.set_tensor(weight.value, tensor)
             return
-        # The output of a Constant node.
-        new = edit.constant(tensor, weight.name, near=weight.node)
-        edit.replace(weight.value, new)
+        # The output of a Constant node, whose graph need not be that of the user.
         producer = weight.value.producer()
         assert producer is not None
+        edit.replace(weight.value, edit.constant(tensor, weight.name, near=producer))
         edit.remove(producer)
 
     return rewrite

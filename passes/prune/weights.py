@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import fnmatch
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import onnx_ir as ir
@@ -13,7 +13,7 @@ import onnx_ir as ir
 from graphopt.analysis.facts import attribute, tensor_of
 from graphopt.errors import PipelineError
 
-__all__ = ["Weight", "find_weights", "matches", "require_matches"]
+__all__ = ["Place", "Weight", "find_weights", "matches", "place_of", "require_matches"]
 
 _INPUTS: dict[str, tuple[int, ...]] = {
     "Conv": (1,),
@@ -31,6 +31,28 @@ _FLOATS = frozenset(
 )
 
 
+@dataclasses.dataclass(frozen=True)
+class Place:
+    """Where a constant is that a node reads: its own input, or that of a Transpose before it.
+
+    Attributes:
+        node, index: What reads the constant itself.
+        axes: For every axis that arrives, which of the constant it is; ``()``: they are the
+            same.
+        alone: Whether nothing else reads what the Transpose returns.
+    """
+
+    node: ir.Node
+    index: int
+    axes: tuple[int, ...] = ()
+    alone: bool = True
+
+    @property
+    def value(self) -> ir.Value | None:
+        """The constant, or what there is instead."""
+        return self.node.inputs[self.index] if self.index < len(self.node.inputs) else None
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Weight:
     """A constant that operators multiply with.
@@ -38,12 +60,14 @@ class Weight:
     Attributes:
         value: The constant.
         node, index: Its first use as a weight.
-        users: All nodes that use it.
+        axes: See ``Place``.
+        users: All nodes that use it, those behind a Transpose instead of that.
     """
 
     value: ir.Value
     node: ir.Node
     index: int
+    axes: tuple[int, ...]
     users: tuple[ir.Node, ...]
 
     @property
@@ -76,7 +100,13 @@ class Weight:
 
     @property
     def _order(self) -> list[int]:
-        """Axes with the outputs first."""
+        """Axes of the constant with the outputs first."""
+        axes = self.axes or range(len(self.tensor.shape))
+        return [axes[axis] for axis in self._order_read]
+
+    @property
+    def _order_read(self) -> list[int]:
+        """The same of what arrives at the node."""
         rank = len(self.tensor.shape)
         if self.node.op_type == "MatMul":
             swap = self.index == 1
@@ -101,6 +131,29 @@ class Weight:
         return int(shape[self._order[-1]])
 
 
+def place_of(node: ir.Node, index: int) -> Place:
+    """Return where the constant is that ``node`` reads there: behind a Transpose, too.
+
+    Exporters leave the weight of a linear layer as ``MatMul(x, Transpose(W))``.
+    """
+    place = Place(node, index)
+    value = place.value
+    mover = value.producer() if value is not None else None
+    if value is None or mover is None or not _is_transpose(mover):
+        return place
+    tensor = tensor_of(mover.inputs[0])
+    if tensor is None:
+        return place
+    backwards = range(len(tensor.shape))[::-1]
+    axes = tuple(int(axis) for axis in attribute(mover, "perm", backwards))
+    alone = len(value.uses()) == 1 and not value.is_graph_output()
+    return Place(mover, 0, axes, alone)
+
+
+def _is_transpose(node: ir.Node) -> bool:
+    return node.op_type == "Transpose" and node.domain in ("", "ai.onnx")
+
+
 def find_weights(model: ir.Model) -> list[Weight]:
     """Return every floating-point constant that is a weight, in graph order, each once."""
     found: dict[ir.Value, Weight] = {}
@@ -108,14 +161,23 @@ def find_weights(model: ir.Model) -> list[Weight]:
         if node.domain not in ("", "ai.onnx"):
             continue
         for index in _INPUTS.get(node.op_type, ()):
-            value = node.inputs[index] if index < len(node.inputs) else None
-            tensor = tensor_of(value)
+            place = place_of(node, index)
+            value, tensor = place.value, tensor_of(place.value)
             if value is None or tensor is None or value in found:
                 continue
             if tensor.dtype in _FLOATS and len(tensor.shape) >= 2 and tensor.size:
-                users = tuple(dict.fromkeys(use.node for use in value.uses()))
-                found[value] = Weight(value, node, index, users)
+                users = tuple(dict.fromkeys(_users(value)))
+                found[value] = Weight(value, node, index, place.axes, users)
     return list(found.values())
+
+
+def _users(value: ir.Value) -> Iterator[ir.Node]:
+    for use in value.uses():
+        if not _is_transpose(use.node):
+            yield use.node
+            continue
+        behind = [use.node for use in use.node.outputs[0].uses()]
+        yield from behind or [use.node]
 
 
 def matches(weight: Weight, patterns: Iterable[str]) -> str:

@@ -11,6 +11,7 @@ from graphopt import model_io
 from graphopt.errors import PipelineError
 from graphopt.model_io.tensors import SparseTensor
 from graphopt.passbase import Context
+from graphopt.samples import Samples
 
 TWO = """g (float[N, 8] x) => (float[N, 6] y)
          <float[8, 12] w, float[12] b, float[6, 12] v>
@@ -209,3 +210,94 @@ def test_bad_options_are_refused(options, message):
 def test_a_pattern_that_matches_nothing_is_refused(option):
     with pytest.raises(PipelineError, match=f"{option} 'MatMull' matches no.*'MatMul'"):
         PruneWeights(0.5, **{option: ("MatMull",)}).run(network(TWO), Context())
+
+
+TRANSPOSED = """g (float[N, 8] x) => (float[N, 6] y) <float[12, 8] w, float[6, 12] v>
+                { t = Transpose<perm = [1, 0]>(w)
+                  h = MatMul(x, t)
+                  i = Relu(h)
+                  u = Transpose(v)
+                  y = MatMul(i, u) }"""
+"""As exporters leave linear layers."""
+
+
+def plain():
+    """The same network, with the weights as the multiplications read them."""
+    text = """g (float[N, 8] x) => (float[N, 6] y) <float[8, 12] w, float[12, 6] v>
+              { h = MatMul(x, w)
+                i = Relu(h)
+                y = MatMul(i, v) }"""
+    model = network(text)
+    for name, data in weights(network(TRANSPOSED)).items():
+        model.graph.initializers[name].const_value = ir.tensor(data.T.copy(), name=name)
+    return model
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"scope": "global"},
+        {"pattern": "2:4"},
+        {"pattern": "2x4"},
+        {"method": "wanda"},
+        {"method": "wanda", "pattern": "2:4"},
+        {"method": "sparsegpt"},
+        {"method": "sparsegpt", "pattern": "2:4"},
+        {"storage": "auto", "sparsity": 0.9},
+    ],
+    ids=str,
+)
+def test_a_weight_behind_a_transpose_is_pruned_as_if_it_were_not(options, runtime):
+    model, other = network(TRANSPOSED), plain()
+    rng = np.random.default_rng(0)
+    feeds = [{"x": rng.normal(size=(16, 8)).astype(np.float32)} for _ in range(3)]
+    samples = Samples.from_feeds(lambda: iter(feeds))
+    for each in (model, other):
+        context = Context(samples=samples)
+        context.share(runtime)
+        assert PruneWeights(**options).run(each, context).modified
+    for name, data in weights(other).items():
+        assert zeros(data) >= 0.4
+        np.testing.assert_array_equal(weights(model)[name], data.T)
+
+
+@pytest.mark.parametrize("pattern", ["head", "MatMul"])
+def test_a_pattern_matches_the_node_behind_the_transpose(pattern):
+    model = network(TRANSPOSED)
+    next(node for node in model.graph if node.op_type == "MatMul").name = "head"
+    apply(model, PruneWeights(include=(pattern,)))
+    pruned = {name for name, data in weights(model).items() if zeros(data) > 0.4}
+    assert pruned == ({"w"} if pattern == "head" else {"w", "v"})
+
+
+def test_axes_of_a_stack_of_matrices_are_followed_through_the_transpose():
+    text = """g (float[3, N, 8] x) => (float[3, N, 4] y) <float[8, 3, 4] w>
+              { t = Transpose<perm = [1, 0, 2]>(w)
+                y = MatMul(x, t) }"""
+    model = network(text)
+    apply(model, PruneWeights(pattern="2:4"))
+    kept = weights(model)["w"].transpose(1, 2, 0) != 0
+    assert (kept.reshape(3, 4, 2, 4).sum(axis=3) == 2).all()
+
+
+def test_a_constant_outside_of_the_subgraph_that_reads_it_first_stays_outside():
+    text = """g (float[2, 2] x, bool c) => (float[2, 2] y)
+              { w = Constant<value = float[2, 2] {1.0, 4.0, 3.0, 2.0}>()
+                h = If (c) <then_branch = a () => (float[2, 2] p) { p = MatMul(x, w) },
+                            else_branch = b () => (float[2, 2] q) { q = Relu(x) }>
+                y = MatMul(h, w) }"""
+    model = network(text)
+    assert apply(model, PruneWeights()).modified
+    (value,) = model.graph.initializers.values()
+    assert {use.node.graph.name for use in value.uses()} == {"g", "a"}
+
+
+def test_a_head_that_is_the_embedding_too_is_left_alone():
+    text = """g (int64[N] i) => (float[N, 6] y) <float[6, 4] w>
+              { x = Gather(w, i)
+                t = Transpose<perm = [1, 0]>(w)
+                y = MatMul(x, t) }"""
+    model, context = network(text), Context()
+    assert not PruneWeights().run(model, context).modified
+    assert [skip.reason for skip in context.ledger.skips] == ["it is an embedding, too"]
