@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import shutil
 import tempfile
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -31,31 +33,36 @@ class Shelf:
     """
 
     def __init__(self, room_bytes: int | None = None) -> None:
-        free = shutil.disk_usage(tempfile.gettempdir()).free // 2
-        self._room = min(ROOM_BYTES, free) if room_bytes is None else room_bytes
-        self._files: dict[ir.Value, IO[bytes]] = {}
+        self._room = _room() if room_bytes is None else room_bytes
+        self._files: dict[ir.Value, io.FileIO] = {}
         self.kinds: dict[ir.Value, np.dtype] = {}
 
     def put(self, value: ir.Value, array: Any) -> bool:
         """Add what ``value`` is on the next feed; return whether it was kept.
 
-        It is not if it is no array of numbers or if there is no room: all that was kept of the
-        value is dropped then.
+        It is not if it is no array of numbers, if there is no room, or if the disk says so:
+        all that was kept of the value is dropped then.
         """
         numbers = isinstance(array, np.ndarray) and array.dtype.kind in "biufc"
-        if value not in self._files and numbers and len(self._files) < MOST:
-            # Open until the value is dropped.
-            self._files[value] = tempfile.TemporaryFile(prefix="graphopt-")  # noqa: SIM115
-            self.kinds[value] = array.dtype
-        file = self._files.get(value)
-        if file is None:
-            return False
-        if not numbers or array.nbytes > self._room:
-            self.drop(value)
-            return False
+        if numbers and array.nbytes <= self._room:
+            with contextlib.suppress(OSError):
+                return self._write(value, array)
+        self.drop(value)
+        return False
+
+    def _write(self, value: ir.Value, array: np.ndarray) -> bool:
+        if value not in self._files:
+            if len(self._files) == MOST:
+                return False
+            # Open until the value is dropped; a buffer could fail at any time later.
+            new = tempfile.TemporaryFile(prefix="graphopt-", buffering=0)  # noqa: SIM115
+            self._files[value], self.kinds[value] = new, array.dtype
+        file = self._files[value]
         before = file.tell()
-        np.lib.format.write_array(file, array, allow_pickle=False)
-        self._room -= file.tell() - before
+        try:
+            np.lib.format.write_array(file, array, allow_pickle=False)
+        finally:
+            self._room -= file.tell() - before
         return True
 
     def rewind(self, value: ir.Value) -> None:
@@ -78,3 +85,10 @@ class Shelf:
         """Forget everything."""
         for value in list(self._files):
             self.drop(value)
+
+
+def _room() -> int:
+    try:
+        return min(ROOM_BYTES, shutil.disk_usage(tempfile.gettempdir()).free // 2)
+    except OSError:
+        return 0  # there is no folder for temporary files

@@ -1,4 +1,6 @@
 import contextlib
+import errno
+import tempfile
 
 import numpy as np
 import onnx_ir as ir
@@ -165,3 +167,61 @@ def test_room_is_free_again_when_a_value_goes():
     shelf.rewind(second)
     np.testing.assert_array_equal(shelf.next(second), np.full(20, 2.0))
     shelf.close()
+
+
+class Full:
+    """A disk that takes so many bytes, and then no more."""
+
+    def __init__(self, file, room):
+        self._file, self._room = file, room
+
+    def __getattr__(self, name):
+        return getattr(self._file, name)
+
+    def write(self, data):
+        self._room -= len(data)
+        if self._room < 0:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return self._file.write(data)
+
+
+@pytest.mark.parametrize("room", [0, 200, 300])
+def test_a_value_that_the_disk_does_not_take_is_computed_again(room, runtime, monkeypatch):
+    opened = tempfile.TemporaryFile
+    monkeypatch.setattr(tempfile, "TemporaryFile", lambda **how: Full(opened(**how), room))
+    model = network(SOME)
+    feeds = [random_feeds(model, seed) for seed in range(3)]
+    names = ["a", "d", "e", "y"]
+    with contextlib.closing(Shelf()) as shelf:
+        found = stretched(model, names, feeds, runtime, shelf)
+        assert not shelf.kinds
+    assert_all_close(found, expected(model, names, feeds))
+
+
+def test_nothing_is_kept_where_no_file_can_be_made(monkeypatch):
+    def refuse(**how):
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", refuse)
+    with contextlib.closing(Shelf()) as shelf:
+        assert not shelf.put(ir.Value(name="a"), np.ones(2))
+        assert not shelf.kinds
+
+
+def test_there_is_no_room_where_there_is_no_folder_for_temporary_files(monkeypatch):
+    def refuse():
+        raise FileNotFoundError(errno.ENOENT, "No usable temporary directory found")
+
+    monkeypatch.setattr(tempfile, "gettempdir", refuse)
+    with contextlib.closing(Shelf()) as shelf:
+        assert not shelf.put(ir.Value(name="a"), np.ones(2))
+
+
+def test_what_a_failed_write_left_does_not_become_room(monkeypatch):
+    opened = tempfile.TemporaryFile
+    monkeypatch.setattr(tempfile, "TemporaryFile", lambda **how: Full(opened(**how), 200))
+    with contextlib.closing(Shelf(1000)) as shelf:
+        for _ in range(20):
+            assert not shelf.put(ir.Value(name="a"), np.ones(20))
+        monkeypatch.setattr(tempfile, "TemporaryFile", opened)
+        assert not shelf.put(ir.Value(name="b"), np.ones(200))
