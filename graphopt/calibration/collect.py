@@ -12,7 +12,6 @@ from __future__ import annotations
 import copy
 import itertools
 import os
-import tempfile
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future
@@ -23,6 +22,7 @@ import onnx_ir as ir
 
 from graphopt import model_io
 from graphopt.calibration.statistics import TensorStatistics
+from graphopt.model_io.staging import scratch_folder
 
 if TYPE_CHECKING:
     from graphopt.passbase import Context
@@ -101,22 +101,26 @@ def _spread(
     model: ir.Model, empty: Mapping[str, A], samples: Samples, executor: Executor
 ) -> Iterator[tuple[int, dict[str, A]]]:
     """Yield (number of feeds, accumulators) of each share, in order."""
-    with tempfile.TemporaryDirectory(prefix="graphopt-") as folder:
-        path = os.path.join(folder, "model.onnx")
-        model_io.save(model, path)
+    waiting: deque[Future[tuple[int, dict[str, A]]]] = deque()
+    with scratch_folder() as folder:
+        path = os.fspath(folder / "model.onnx")
+        model_io.save(model, path, durable=False)
         outputs = _inner(model, empty)
         feeds = enumerate(samples.feeds())
-        waiting: deque[Future[tuple[int, dict[str, A]]]] = deque()
-        while True:
-            share = list(itertools.islice(feeds, _SHARE))
-            if share:
-                waiting.append(
-                    executor.submit(_observe_share, path, dict(empty), outputs, share)
-                )
-            if not waiting:
-                return
-            if not share or len(waiting) >= _WAITING:
-                yield waiting.popleft().result()
+        try:
+            while True:
+                share = list(itertools.islice(feeds, _SHARE))
+                if share:
+                    waiting.append(
+                        executor.submit(_observe_share, path, dict(empty), outputs, share)
+                    )
+                if not waiting:
+                    return
+                if not share or len(waiting) >= _WAITING:
+                    yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()
 
 
 def _observe_share(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pathlib
 import re
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 
 import graphs
 import numpy as np
@@ -191,6 +191,34 @@ def test_memory_does_not_depend_on_how_many_large_feeds_there_are(name: str) -> 
             return int(re.search(r"VmHWM:\s+(\d+)", status)[1])
 
     assert peak_kb(24) < peak_kb(4) + 32 * 1024
+
+
+class Busy(Executor):
+    """Has no worker that is free."""
+
+    def __init__(self) -> None:
+        self.futures: list[Future] = []
+        self.paths: list[pathlib.Path] = []
+
+    def submit(self, function: object, /, path: str, *arguments: object) -> Future:
+        assert pathlib.Path(path).is_file()
+        self.paths.append(pathlib.Path(path))
+        self.futures.append(Future())
+        return self.futures[-1]
+
+
+def test_samples_that_end_in_an_error_leave_no_work_to_the_workers(context: Context) -> None:
+    def broken() -> Iterator[dict[str, np.ndarray]]:
+        yield from feeds(40)
+        raise OSError("no more")
+
+    context.executor = workers = Busy()
+    with pytest.raises(OSError, match="no more"):
+        collect(graphs.load(MODEL), ["y"], Samples.from_feeds(broken()), context)
+    assert [future.cancelled() for future in workers.futures] == [True, True]
+    folder = workers.paths[0].parent.parent
+    assert folder.name.startswith(".graphopt-stage-")  # were this killed, the next removes it
+    assert not folder.exists()
 
 
 class Nothing:
