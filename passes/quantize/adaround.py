@@ -9,7 +9,7 @@ Each weight is rounded to one of the two integers next to it, chosen such that
 second moments of x alone, which are streamed, so that the choice is made in numpy without
 seeing a sample again: rows in turn, each making up for those before it, with the best few ways
 kept where the rows are few; then one weight at a time as long as that pays. The paper's
-relaxation (equations 21 to 25) was tried: up to 12 dB less gain, 5 to 20 times the time.
+relaxation (equations 21 to 25) was tried: less gain in 2 to 14 times the time.
 The weight stays float32 and the scales are published for ``quantize-static``, which turns it
 into just these integers.
 

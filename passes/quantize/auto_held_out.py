@@ -1,7 +1,8 @@
 """Parts samples into those that ranges are taken from and those that quality is judged on.
 
-One of every two neighbours judges, by the sequence of Thue and Morse: it never repeats itself,
-so that samples that do (a right one, a wrong one, a right one ...) are in both parts.
+One of every two neighbours judges, by the sequence of Thue and Morse, so that samples that
+alternate (a right one, a wrong one, a right one ...) are in both parts. Kinds that take
+turns by three or more may be in one part while there are few: the first of three up to 21.
 """
 
 from __future__ import annotations
