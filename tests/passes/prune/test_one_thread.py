@@ -1,41 +1,32 @@
-import numpy as np
 import pytest
-from graphopt.passes.prune import one_thread as module
+import threadpoolctl
 from graphopt.passes.prune.one_thread import one_thread
 
 
-class Library:
-    def __init__(self):
-        self.threads = 8
-
-    def scipy_openblas_get_num_threads64_(self):
-        return self.threads
-
-    def scipy_openblas_set_num_threads64_(self, count):
-        self.threads = count
+def threads():
+    return {
+        one["filepath"]: one["num_threads"]
+        for one in threadpoolctl.threadpool_info()
+        if one["user_api"] == "blas"
+    }
 
 
-def test_one_thread_in_the_block_and_as_many_as_before_after_it(monkeypatch):
-    library = Library()
-    monkeypatch.setattr(module, "_openblas", lambda: library)
+@pytest.fixture
+def before():
+    with threadpoolctl.threadpool_limits(limits=2, user_api="blas"):
+        yield threads()
+
+
+def test_one_thread_in_the_block_and_as_many_as_before_after_it(before):
     with one_thread():
-        assert library.threads == 1
-    assert library.threads == 8
+        assert threads() == dict.fromkeys(before, 1)
+    assert threads() == before
     with pytest.raises(ZeroDivisionError), one_thread():
         _ = 1 / 0
-    assert library.threads == 8
+    assert threads() == before
 
 
-def test_a_function_takes_one_thread_at_each_call(monkeypatch):
-    library = Library()
-    monkeypatch.setattr(module, "_openblas", lambda: library)
-    seen = one_thread()(lambda: library.threads)
-    assert [seen(), seen()] == [1, 1]
-    assert library.threads == 8
-
-
-def test_another_blas_is_left_alone(monkeypatch, tmp_path):
-    monkeypatch.setattr(np, "__file__", str(tmp_path / "numpy" / "__init__.py"))
-    assert module._openblas() is None
-    with one_thread():
-        pass
+def test_a_function_takes_one_thread_at_each_call(before):
+    seen = one_thread()(threads)
+    assert [seen(), seen()] == [dict.fromkeys(before, 1)] * 2
+    assert threads() == before
