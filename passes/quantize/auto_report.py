@@ -90,16 +90,14 @@ def _precisions(
         elif name not in could:
             reason = f"{scheme} quantization has no integer form for it"
         elif name in kept:
-            reason = _why_it_stays(outcome, name, decibels, metric, target)
+            reason = _why_it_stays(outcome, name, metric, target)
         else:
             precision, reason = "int8", f"the target holds with it, {scheme}"
         found.append(Precision(name, op_type, precision, decibels, reason))
     return found
 
 
-def _why_it_stays(
-    outcome: Outcome, name: str, decibels: float, metric: str, target: float
-) -> str:
+def _why_it_stays(outcome: Outcome, name: str, metric: str, target: float) -> str:
     scheme, kept = outcome.best.choice.scheme, set(outcome.best.choice.kept)
     with_it = [
         found
@@ -112,11 +110,9 @@ def _why_it_stays(
         return "the target holds with it in integer, but it is no faster"
     alone = [found for found in with_it if len(found.choice.kept) == len(kept) - 1]
     if not alone and not outcome.is_complete:
-        return f"not tried by itself in integer before the end; it keeps {decibels:.1f} dB"
-    reason = f"in integer the target is missed: its product keeps {decibels:.1f} dB"
-    for found in alone:
-        reason += f", {metric} would be {_figure(found)}"
-    return reason
+        return "not tried by itself in integer before the end"
+    figures = "".join(f": {metric} would be {_figure(found)}" for found in alone)
+    return f"in integer the target is missed{figures}"
 
 
 def _why_all_stay(outcome: Outcome, target: float) -> str:

@@ -81,7 +81,7 @@ def test_harmful_operator_stays_in_float_with_its_reason(
     assert "B" in model.graph.initializers
     skips = [skip for skip in context.ledger.skips if skip.pass_name == "quantize-auto"]
     reasons = {skip.anchor: skip.reason for skip in skips}
-    assert "in integer the target is missed: its product keeps" in reasons["two"]
+    assert reasons["two"].startswith("in integer the target is missed: cosine would be 0.")
 
 
 @pytest.mark.usefixtures("twice_as_fast")
@@ -175,7 +175,7 @@ def test_reason_of_what_was_tried_and_is_no_faster(
     choose(network(), context, target=0.99, schemes=("static",))
     reasons = reasons_of(context)
     assert reasons["three"] == "the target holds with it in integer, but it is no faster"
-    assert reasons["two"].startswith("in integer the target is missed: its product keeps")
+    assert reasons["two"].startswith("in integer the target is missed")
 
 
 @pytest.mark.usefixtures("twice_as_fast", "only_two_is_hard")
@@ -194,7 +194,7 @@ def test_reason_of_what_was_not_tried_before_the_end(
     assert not result.details["is_complete"]
     reasons = reasons_of(context)
     assert reasons["three"].startswith("not tried by itself in integer before the end")
-    assert reasons["two"].startswith("in integer the target is missed: its product keeps")
+    assert reasons["two"].startswith("in integer the target is missed")
 
 
 @pytest.mark.usefixtures("twice_as_fast")
