@@ -4,11 +4,11 @@ A score that is masked is no answer, and says so by its size: next to -1e4 or -3
 error of the scores that count would be small. Two kinds of elements are fillings:
 
 1. from 1e4 on, of either sign, what is the same in both outputs, bit for bit;
-2. from -5e3 down, where a gap lies between such elements and all that are no fillings: the
-   least of them is ten times as large as any other. So a mask is seen that was added to the
-   scores (-1e4 + score), and one whose bits a rewrite has changed. Large negative numbers
-   without a gap are numbers, as are large positive ones: coordinates, say, which may be
-   differences of each other.
+2. from -5e3 down, what differs by a tenth at most, where a gap lies between such elements
+   and all that are no fillings: the least of them is ten times as large as any other. So a
+   mask is seen that was added to the scores (-1e4 + score), and one whose bits a rewrite has
+   changed. Large negative numbers without a gap are numbers, as are large positive ones:
+   coordinates, say, which may be differences of each other.
 """
 
 from __future__ import annotations
@@ -51,7 +51,8 @@ class Scale:
         """Return which elements, given as float64, are no fillings in both outputs."""
         fills = (np.abs(reference) >= _FILL) & (reference == other)
         if self.gap:
-            fills |= (reference <= -_ADDED) & (other <= -_ADDED)
+            near = np.abs(reference - other) <= np.abs(reference) / _GAP
+            fills |= (reference <= -_ADDED) & (other <= -_ADDED) & near
         counted: np.ndarray = ~fills
         return counted
 

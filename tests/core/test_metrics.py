@@ -260,6 +260,14 @@ def test_a_mask_that_is_lost_is_told():
     assert found.sqnr_db < 1
 
 
+@pytest.mark.parametrize("there", [-6e3, -5e5, -8.9e5, -1.11e6, -1e9])
+def test_a_large_negative_answer_that_is_wrong_is_no_filling(there):
+    """A regression in raw units beside a small number looks like a mask, but for its error."""
+    found = measure((f32(-1e6, 3, 5), f32(there, 3, 5)))
+    assert found.needed > 900
+    assert found.sqnr_db < 20
+
+
 def test_all_fillings_are_equal():
     found = measure((f32(-1e9, -1e9), f32(-1e9, -1e9)))
     assert (found.equal, found.needed, found.max_abs, found.magnitude) == (1, 0, 0, 0)
