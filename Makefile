@@ -13,13 +13,21 @@ demo: $(INSTALLED)  ## train, distil, export, optimize, validate; prints the tab
 	$(BIN)/python -m graphopt.models.demo
 
 test: $(INSTALLED) models browser  ## everything that is quick; two halves at once
-	+@$(MAKE) --no-print-directory --jobs=2 test-passes test-others
+	+@$(MAKE) --no-print-directory --jobs=2 test-passes test-others \
+		|| { grep -hE '^(FAILED|ERROR|=.* in [0-9])' .cache/test-*.log; exit 1; }
+
+# Lines of the two halves come mixed; without pipefail a failure would be that of sed.
+test-passes test-others: SHELL := /bin/bash -o pipefail
 
 test-passes:
-	$(BIN)/python -m pytest -m "not slow" -p no:cacheprovider $(PASSES)
+	@mkdir -p .cache
+	$(BIN)/python -m pytest -m "not slow" -p no:cacheprovider $(PASSES) 2>&1 \
+		| tee .cache/$@.log | sed -u 's/^/passes: /'
 
 test-others:
-	$(BIN)/python -m pytest -m "not slow" -p no:cacheprovider tests $(PASSES:%=--ignore=%)
+	@mkdir -p .cache
+	$(BIN)/python -m pytest -m "not slow" -p no:cacheprovider tests $(PASSES:%=--ignore=%) 2>&1 \
+		| tee .cache/$@.log | sed -u 's/^/others: /'
 
 test-all: $(INSTALLED) models browser  ## everything
 	$(BIN)/python -m pytest
