@@ -118,6 +118,13 @@ def main(original: pathlib.Path, candidate: pathlib.Path, as_json: bool, **given
     else:
         shown = [one for one in layers if given["everything"] or one.exceeds(given["sqnr"])]
         _print(layers, shown, first, blamed, total)
+    scaled = [one for one in layers if one.exceeds(given["sqnr"]) and one.is_multiple]
+    if ledger is None and scaled:
+        script.say(
+            f"{len(scaled)} of the tensors over the threshold are multiples of ORIGINAL's, "
+            f"as {scaled[0].name} is: a rewrite may have moved a factor into other weights. "
+            "Pass --ledger with the --json of the run that made CANDIDATE, which knows."
+        )
     return 1 if first is not None else 0
 
 

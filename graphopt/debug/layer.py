@@ -16,6 +16,11 @@ _CHUNK = 1 << 16
 _MOST_NOISE = 300.0
 """Power of ten: of float64 there is more than a float can hold."""
 
+_PART = 0.01
+"""What is left of the error without the factor, for a multiple."""
+_ROUNDING = 1e-12
+"""Of the cosine, at most: an error of that energy is no factor that matters."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Layer:
@@ -66,6 +71,17 @@ class Layer:
     def noise(self) -> float:
         """Energy of the error over that of the tensor."""
         return 10 ** min(-self.sqnr_db / 10, _MOST_NOISE)
+
+    @property
+    def is_multiple(self) -> bool:
+        """Whether a factor makes nearly all of the error.
+
+        A rewrite may have moved it to another layer.
+        """
+        found = self.difference
+        if found is None or found.not_finite or not found.cosine > 0:
+            return False
+        return 1 - found.cosine**2 + _ROUNDING < _PART * self.noise
 
     def exceeds(self, sqnr_db: float | None = None) -> bool:
         """Whether the error is more than the tolerance, or the SQNR less than ``sqnr_db``."""

@@ -397,3 +397,43 @@ def test_with_json_an_error_is_json_too(run_tool) -> None:
         assert done.returncode == 2
         assert json.loads(done.stdout)["schema"] == "graphopt/error/1"
         assert len(done.stderr.splitlines()) == 1
+
+
+def test_scaled_tensors_of_a_right_model_point_to_the_ledger(run_tool, tmp_path) -> None:
+    text = """g (float[4] x) => (float[4] y) <float[4] w={1, 2, 3, 4}, float[1] s={0.125}> {
+        q = Mul(x, w)
+        p = Mul(q, s)
+        y = Tanh(p)
+    }"""
+    moved = text.replace("{1, 2, 3, 4}", "{0.125, 0.25, 0.375, 0.5}").replace(
+        "s={0.125}", "s={1}"
+    )
+    onnx.save(ir.to_proto(graphs.load(text)), tmp_path / "plain.onnx")
+    onnx.save(ir.to_proto(graphs.load(moved)), tmp_path / "moved.onnx")
+    done = run_tool("compare_layers", "plain.onnx", "moved.onnx")
+    assert done.returncode == 1
+    assert "q (Mul)" in done.stdout
+    assert done.stderr.startswith("1 of the tensors over the threshold are multiples")
+    assert "--ledger" in done.stderr
+    wrong = text.replace("{1, 2, 3, 4}", "{1, 2, 3, 5}")
+    onnx.save(ir.to_proto(graphs.load(wrong)), tmp_path / "wrong.onnx")
+    done = run_tool("compare_layers", "plain.onnx", "wrong.onnx")
+    assert (done.returncode, done.stderr) == (1, "")
+
+
+@pytest.mark.parametrize(
+    ("want", "got", "multiple"),
+    [
+        ([1, 2, -3], [0.125, 0.25, -0.375], True),
+        ([1, 2, -3], [1.01, 2.02, -3.03], True),
+        ([1, 2, -3], [1, 2, -3], False),
+        ([1, 2, -3], [-1, -2, 3], False),
+        ([1, 2, -3], [1, 2, -3.1], False),
+        ([1, 2, -3], [0.125, 0.25, math.nan], False),
+        ([0, 0, 0], [0, 1, 0], False),
+    ],
+)
+def test_a_multiple_is_told_from_an_error(want, got, multiple) -> None:
+    meter = LayerMeter(Tolerance())
+    meter.add(0, np.float32(want), np.float32(got))
+    assert meter.layer("a", "a").is_multiple is multiple
