@@ -1,7 +1,7 @@
 """Measure the memory that comparing two models layer by layer takes, beside a plain run.
 
 Steps, for each model:
-  1. It is run on a few made-up samples, and nothing else: the plain run.
+  1. It is run on made-up samples, and nothing else: the plain run.
   2. compare_layers compares it with itself, on as many samples: every tensor of it is looked
      at, twice.
   3. Both in processes of their own, whose memory is looked at many times a second: what all
@@ -51,7 +51,7 @@ with Runtime() as runtime:
 
 @click.command("bench_memory", cls=script.Tool, help=__doc__)
 @click.argument("models", type=script.PATH, nargs=-1, required=True)
-@click.option("--samples", "count", type=click.IntRange(1), default=4, show_default=True,
+@click.option("--samples", "count", type=click.IntRange(1), default=1, show_default=True,
               help="Samples to run.")  # fmt: skip
 def main(models: tuple[pathlib.Path, ...], count: int, as_json: bool) -> int:
     """Run the tool; see the module docstring."""
