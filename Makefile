@@ -4,30 +4,15 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 PEERS := .cache/peers
-PASSES := tests/passes tests/core tests/report
 BENCH ?= resnet50 mobilenetv2 vit bert minilm
 
-.PHONY: demo test test-passes test-others test-all lint format models browser bench clean
+.PHONY: demo test test-all lint format models browser bench clean
 
 demo: $(INSTALLED)  ## train, distil, export, optimize, validate; prints the table
 	$(BIN)/python -m graphopt.models.demo
 
-test: $(INSTALLED) models browser  ## everything that is quick; two halves at once
-	+@$(MAKE) --no-print-directory --jobs=2 test-passes test-others \
-		|| { grep -hE '^(FAILED|ERROR|=.* in [0-9])' .cache/test-*.log; exit 1; }
-
-# Lines of the two halves come mixed; without pipefail a failure would be that of sed.
-test-passes test-others: SHELL := /bin/bash -o pipefail
-
-test-passes:
-	@mkdir -p .cache
-	$(BIN)/python -m pytest -m "not slow" -p no:cacheprovider $(PASSES) 2>&1 \
-		| tee .cache/$@.log | sed -u 's/^/passes: /'
-
-test-others:
-	@mkdir -p .cache
-	$(BIN)/python -m pytest -m "not slow" -p no:cacheprovider tests $(PASSES:%=--ignore=%) 2>&1 \
-		| tee .cache/$@.log | sed -u 's/^/others: /'
+test: $(INSTALLED) models browser  ## everything that is quick
+	$(BIN)/python -m pytest -m "not slow" --numprocesses=2 --dist=loadfile
 
 test-all: $(INSTALLED) models browser  ## everything
 	$(BIN)/python -m pytest
