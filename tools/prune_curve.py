@@ -9,13 +9,17 @@ Steps, for each share of the multiplications that may be left:
 Typical usage:
   python -m graphopt.tools.prune_curve model.onnx --data train.npz --test test.npz
   python -m graphopt.tools.prune_curve model.onnx --data a --test b --metric mine:lines_right
+  python -m graphopt.tools.prune_curve model.onnx --data a --test b --plot curve.svg
 
 Known limitations: nothing is fused, and latency is not measured (bench_prune, graphopt bench).
+The plot needs matplotlib, which graphopt does not install by itself.
 """
 
 from __future__ import annotations
 
+import importlib.util
 import pathlib
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -46,6 +50,17 @@ def _shares(context: click.Context, option: click.Parameter, text: str) -> list[
     return shares
 
 
+def _plottable(
+    context: click.Context, option: click.Parameter, path: pathlib.Path | None
+) -> pathlib.Path | None:
+    """Refuse before the work what could not be drawn after it."""
+    if path is not None and path.suffix != ".svg":
+        raise click.BadParameter(f"{path.name!r} does not end in .svg.")
+    if path is not None and importlib.util.find_spec("matplotlib") is None:
+        raise click.BadParameter("it needs matplotlib: pip install matplotlib.")
+    return script.output_file(context, option, path)
+
+
 @click.command("prune_curve", cls=script.Tool, help=__doc__)
 @click.argument("model", type=script.PATH)
 @click.option("--data", type=script.PATH, required=True, help="Samples to recover on.")
@@ -56,6 +71,7 @@ def _shares(context: click.Context, option: click.Parameter, text: str) -> list[
 @click.option("--prune", "options", default="", help="More options of prune-channels.")
 @click.option("--metric", default="cosine", show_default=True,
               help="cosine, top1, sqnr, or module:function.")  # fmt: skip
+@click.option("--plot", type=script.PATH, callback=_plottable, help="Draw it (.svg).")
 def main(
     model: pathlib.Path,
     data: pathlib.Path,
@@ -64,6 +80,7 @@ def main(
     shares: list[float],
     options: str,
     metric: str,
+    plot: pathlib.Path | None,
     as_json: bool,
 ) -> None:
     """Run the tool; see the module docstring."""
@@ -85,12 +102,32 @@ def main(
                 small, row["left"] = _pruned(model, text, given, runtime)
                 row[name] = _quality(model, small, judged, measure, runtime)
             found.append(row)
+    if plot is not None:
+        _draw(found, f"{model.stem}: {metric}", plot)
     if as_json:
         rows = {"model": model.name, "metric": metric, "curve": found}
         script.print_json({"schema": SCHEMA, **rows})
         return
     lines = [(f"{row['left'] - 1:+.1%}", row["plain"], row["recovered"]) for row in found]
     script.print_table(("multiplications", f"{metric}, plain", "recovered"), lines)
+
+
+def _draw(rows: Sequence[Mapping[str, float]], title: str, path: pathlib.Path) -> None:
+    """Draw both curves as lines of a chart in an .svg."""
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    # Text as text, and the same bytes for the same curve.
+    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "graphopt"}):
+        figure = Figure(figsize=(5, 3), layout="constrained")
+        axes = figure.subplots()
+        gone = [100 * (1 - row["left"]) for row in rows]
+        for name, style in (("recovered", "o-"), ("plain", "s--")):
+            axes.plot(gone, [row[name] for row in rows], style, label=name)
+        axes.set(xlabel="% of the multiplications gone", title=title)
+        axes.grid(alpha=0.3)
+        axes.legend()
+        figure.savefig(path, metadata={"Date": None})
 
 
 def _pruned(

@@ -1,3 +1,4 @@
+import importlib.util
 import json
 
 import numpy as np
@@ -51,9 +52,18 @@ def test_the_table_is_that_of_the_documentation(files):
     assert "%" in row
 
 
+def test_the_plot_shows_both_curves_and_what_they_are(files):
+    done = invoke(files, "--macs", "0.8,0.5", "--plot", str(files / "curve.svg"))
+    assert done.exit_code == 0, done.output
+    drawn = (files / "curve.svg").read_text()
+    assert all(word in drawn for word in ("dense: cosine", ">plain<", ">recovered<"))
+
+
 @pytest.mark.parametrize(
     ("more", "word"),
     [
+        (("--plot", "curve.pdf"), "does not end in .svg"),
+        (("--plot", "missing/curve.svg"), "cannot be written"),
         (("--macs", "half"), "no list of shares"),
         (("--macs", "1.5"), "no list of shares"),
         (("--metric", "beauty"), "no metric"),
@@ -66,3 +76,10 @@ def test_bad_input_is_one_line(files, more, word):
     assert done.exit_code == 2
     assert word in done.stderr.splitlines()[-1]
     assert "Traceback" not in done.stderr
+
+
+def test_a_plot_without_matplotlib_is_refused_before_the_work(files, monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    done = invoke(files, "--plot", "curve.svg")
+    assert done.exit_code == 2
+    assert "pip install matplotlib" in done.stderr.splitlines()[-1]
