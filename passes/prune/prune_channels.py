@@ -236,4 +236,4 @@ def _sizes(dimensions: Dimensions, dead: np.ndarray) -> tuple[int, int]:
 
 def _change(before: int, after: int) -> str:
     share = 100 * (after - before) / before if before else 0.0
-    return f"{before} -> {after} ({share:+.1f} %)"
+    return f"{before:,} -> {after:,} ({share:+.1f} %)"

@@ -57,5 +57,7 @@ class InferShapes(Pass):
 
         modified = rewriter.apply("infer", model.graph.name or "graph", record) is not None
         summary = f"recorded the shapes of {len(news)} of {len(inferred)} values"
+        if not news:
+            summary = "nothing to do"
         logger.info("%s: %s", self.name, summary)
         return PassResult(model, modified=modified, summary=summary)
