@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import onnx_ir as ir
 
@@ -38,16 +38,18 @@ def record_of(
         most: How many names of inputs to write down; ``None``: all.
     """
     op_type = f"{node.domain}::{node.op_type}" if node.domain else node.op_type
-
-    def name_of(value: ir.Value | None) -> str:
-        if value is None:
-            return ""
-        return (names and names.get(value)) or value.name or ""
-
-    inputs = tuple(map(name_of, node.inputs[:most]))
+    inputs = _names_of(node.inputs[:most], names)
     if len(inputs) < len(node.inputs):
         inputs += (f"... {len(node.inputs)} in all",)
-    return NodeRecord(node.name or "", op_type, inputs, tuple(map(name_of, node.outputs)))
+    return NodeRecord(node.name or "", op_type, inputs, _names_of(node.outputs, names))
+
+
+def _names_of(
+    values: Sequence[ir.Value | None], names: Mapping[ir.Value, str] | None
+) -> tuple[str, ...]:
+    if not names:
+        return tuple([value.name or "" if value is not None else "" for value in values])
+    return tuple(["" if v is None else names.get(v) or v.name or "" for v in values])
 
 
 def weight_record(name: str, tensor: ir.TensorProtocol) -> WeightRecord:

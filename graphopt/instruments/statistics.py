@@ -36,10 +36,12 @@ class RuleStatistic:
 
 def statistics(ledger: Ledger) -> list[RuleStatistic]:
     """Return one entry a rule: first those that made rewrites, in the order they began."""
-    counts: dict[tuple[str, str], collections.Counter[str]] = {}
-    reasons: dict[tuple[str, str], collections.Counter[str]] = {}
+    counts: dict[tuple[str, str], collections.Counter[str]]
+    counts = collections.defaultdict(collections.Counter)
+    reasons: dict[tuple[str, str], collections.Counter[str]]
+    reasons = collections.defaultdict(collections.Counter)
     for entry in ledger.applications:
-        count = counts.setdefault((entry.pass_name, entry.rule), collections.Counter())
+        count = counts[entry.pass_name, entry.rule]
         if entry.undone:
             count["undone"] += 1
             continue
@@ -49,9 +51,9 @@ def statistics(ledger: Ledger) -> list[RuleStatistic]:
         count["bytes"] += sum(weight.size_bytes for weight in entry.weights_added)
         count["bytes"] -= sum(weight.size_bytes for weight in entry.weights_removed)
     for skip in ledger.skips:
-        key = (skip.pass_name, skip.rule)
-        counts.setdefault(key, collections.Counter())
-        reasons.setdefault(key, collections.Counter())[skip.reason] += 1
+        reasons[skip.pass_name, skip.rule][skip.reason] += 1
+    for key in reasons:
+        counts[key]  # one that made no rewrite has its entry, too
     return [
         RuleStatistic(
             *key,
