@@ -52,17 +52,15 @@ def statistics(ledger: Ledger) -> list[RuleStatistic]:
         count["bytes"] -= sum(weight.size_bytes for weight in entry.weights_removed)
     for skip in ledger.skips:
         reasons[skip.pass_name, skip.rule][skip.reason] += 1
-    for key in reasons:
-        counts[key]  # one that made no rewrite has its entry, too
     return [
         RuleStatistic(
             *key,
-            count["applied"],
-            count["undone"],
-            count["removed"],
-            count["added"],
-            count["bytes"],
-            dict(reasons.get(key, collections.Counter()).most_common()),
+            counts[key]["applied"],
+            counts[key]["undone"],
+            counts[key]["removed"],
+            counts[key]["added"],
+            counts[key]["bytes"],
+            dict(reasons[key].most_common()),
         )
-        for key, count in counts.items()
+        for key in dict.fromkeys((*counts, *reasons))
     ]

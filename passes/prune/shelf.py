@@ -54,8 +54,8 @@ class Shelf:
         if value not in self._files:
             if len(self._files) == MOST:
                 return False
-            # Open until the value is dropped; a buffer could fail at any time later.
-            new = tempfile.TemporaryFile(prefix="graphopt-", buffering=0)  # noqa: SIM115
+            # Not buffered: what could not be written would fail at any time later.
+            new = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115  # open until dropped
             self._files[value], self.kinds[value] = new, array.dtype
         file = self._files[value]
         before = file.tell()
